@@ -1,0 +1,71 @@
+"""Make the Python environments under .venv from the requirement files; standard library only.
+
+An environment is up to date when its stamp holds the digest of everything that it was made from. It is made under
+a lock, so that two `make` commands started together do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import List
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Apps' requirement files name ../poptorch_host and .. relative to the app, so each is installed from its own folder.
+REQUIREMENTS = {"torch": ["vit_pytorch_ipu/requirements.txt", "ci/requirements-torch.txt"]}
+PROJECTS = ["pyproject.toml", "poptorch_host/pyproject.toml"]
+
+
+def digest(files: List[str]) -> str:
+    """SHA-256 over the Python version and the contents of `files` (paths from the root)."""
+    content = hashlib.sha256(sys.version.encode())
+    for name in files:
+        content.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
+    return content.hexdigest()
+
+
+def make(name: str) -> None:
+    """Create or renew `.venv/<name>`; a no-op when its stamp matches the requirement files."""
+    folder = ROOT / ".venv" / name
+    folder.parent.mkdir(exist_ok=True)
+    stamp = folder / "stamp"
+    with open(ROOT / ".venv" / (name + ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = digest(REQUIREMENTS[name] + PROJECTS)
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return
+        print(f"setting up .venv/{name} (several GB, some minutes the first time)", flush=True)
+        venv.create(folder, with_pip=True)
+        pip = [
+            str(folder / "bin" / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
+        for requirements in REQUIREMENTS[name]:
+            path = ROOT / requirements
+            subprocess.run([*pip, "--requirement", path.name], cwd=path.parent, check=True)
+        stamp.write_text(wanted)
+
+
+def main() -> None:
+    """Command line: the names of the environments to make."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="+", choices=sorted(REQUIREMENTS))
+    try:
+        for name in parser.parse_args().names:
+            make(name)
+    except subprocess.CalledProcessError as error:
+        sys.exit("error: pip ended with %d; its message stands above" % error.returncode)
+
+
+if __name__ == "__main__":
+    main()

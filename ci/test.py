@@ -1,0 +1,64 @@
+"""The one driver that tests a part of the repository: pytest in the part's own folder, a summary at the end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ["common", "poptorch_host", "vit_pytorch_ipu", "ci"]
+
+
+class Result(NamedTuple):
+    """Counts of one part's tests and the seconds they took."""
+
+    passed: int
+    failed: int
+    skipped: int
+    seconds: float
+
+
+def run(part: str, extra: List[str]) -> Result:
+    """Run the tests of `part` with pytest in its folder; a run that ends without counts is one failure."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir=."]
+        environment = dict(os.environ, PYTHONUNBUFFERED="1", MPLBACKEND="Agg")
+        status = subprocess.run(
+            [*command, f"--junit-xml={report}", "tests", *extra], cwd=ROOT / part, env=environment
+        ).returncode
+        suite = ElementTree.parse(report).getroot().find("testsuite") if report.is_file() else None
+        count: Dict[str, str] = dict(suite.attrib) if suite is not None else {}
+    skipped = int(count.get("skipped", 0))
+    failed = int(count.get("failures", 0)) + int(count.get("errors", 0))
+    passed = int(count.get("tests", 0)) - failed - skipped
+    if status and not failed:
+        failed = 1
+    return Result(passed, failed, skipped, time.monotonic() - began)
+
+
+def main() -> None:
+    """Command line: names of parts, then pytest's own arguments after `--`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=PARTS)
+    parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="arguments for pytest")
+    arguments = parser.parse_args()
+    results = {part: run(part, arguments.pytest) for part in arguments.parts}
+    print("\n%-20s %8s %8s %8s %8s" % ("part", "passed", "failed", "skipped", "seconds"))
+    for part, result in results.items():
+        print("%-20s %8d %8d %8d %8.0f" % (part, *result))
+    passed, failed, skipped = (sum(counts) for counts in list(zip(*results.values()))[:3])
+    print("%d passed, %d failed, %d skipped" % (passed, failed, skipped), flush=True)
+    sys.exit(1 if failed or not passed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CI = Path(__file__).resolve().parent.parent
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location("ci_" + name, CI / (name + ".py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+copies, environments, readme_commands = load("copies"), load("environments"), load("readme_commands")
+
+
+@pytest.fixture
+def two_apps(tmp_path):
+    for app in ("vit_pytorch_ipu", "swin_pytorch_ipu"):
+        (tmp_path / app / "run").mkdir(parents=True)
+        (tmp_path / app / "run" / "a.py").write_text("A = 1\n")
+    return tmp_path
+
+
+def test_identical_copies_are_clean(two_apps):
+    assert copies.differences(two_apps) == []
+
+
+def test_a_byte_a_missing_and_an_extra_file_are_named_and_renewed(two_apps):
+    (two_apps / "vit_pytorch_ipu" / "run" / "b.py").write_text("B = 1\n")
+    (two_apps / "swin_pytorch_ipu" / "run" / "a.py").write_text("A = 2\n")
+    (two_apps / "swin_pytorch_ipu" / "run" / "c.py").write_text("")
+    found = " | ".join(copies.differences(two_apps))
+    assert "swin_pytorch_ipu/run/b.py is missing" in found
+    assert "swin_pytorch_ipu/run/c.py is not in vit_pytorch_ipu" in found
+    assert "swin_pytorch_ipu/run/a.py differs" in found
+    copies.renew(two_apps)
+    assert copies.differences(two_apps) == []
+
+
+def test_commands_are_read_with_their_notes(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "text\n```bash\npython a.py  # comment\npython b.py \\\n    --x 1\n```\n"
+        "<!-- test: --steps 2 -->\n```bash\npython c.py\n```\n"
+        "<!-- test: skip needs an IPU -->\n```console\npython d.py\n```\n```python\nnot = 'a command'\n```\n"
+    )
+    found = readme_commands.commands(readme)
+    assert [command.to_run for command in found] == [
+        "python a.py",
+        "python b.py --x 1",
+        "python c.py --steps 2",
+        "python d.py",
+    ]
+    assert [command.skipped for command in found] == ["", "", "", "needs an IPU"]
+
+
+def test_a_changed_requirement_changes_the_digest(tmp_path, monkeypatch):
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    (tmp_path / "requirements.txt").write_text("torch==2.12.0\n")
+    before = environments.digest(["requirements.txt"])
+    assert environments.digest(["requirements.txt"]) == before
+    (tmp_path / "requirements.txt").write_text("torch==2.12.1\n")
+    assert environments.digest(["requirements.txt"]) != before
+
+
+def test_the_driver_fails_when_a_test_fails(tmp_path):
+    (tmp_path / "ci").mkdir()
+    (tmp_path / "common" / "tests").mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "ci" / "test.py").write_text((CI / "test.py").read_text())
+    test = tmp_path / "common" / "tests" / "test_one.py"
+    command = [sys.executable, str(tmp_path / "ci" / "test.py"), "common"]
+    test.write_text("def test_passes():\n    assert True\n")
+    good = subprocess.run(command, capture_output=True, text=True)
+    assert good.returncode == 0
+    assert "1 passed, 0 failed, 0 skipped" in good.stdout
+    test.write_text("def test_fails():\n    assert False\n")
+    bad = subprocess.run(command, capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "0 passed, 1 failed, 0 skipped" in bad.stdout
+    test.write_text("import nothing_of_that_name\n")
+    broken = subprocess.run(command, capture_output=True, text=True)
+    assert broken.returncode == 1
