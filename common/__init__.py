@@ -1,0 +1,1 @@
+"""What the apps share: ImageNet layout checks, the sample data set, the build of the custom op."""
