@@ -1,0 +1,82 @@
+"""Everything that a run needs to go on exactly where it stopped."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+import torch
+from torch import nn
+
+from options import FinetuneOptions
+from run.distributed import all_gather, is_main, rank
+from run.errors import UsageError
+from run.options import as_dict
+from run.randomness import restore_rng_state, rng_state
+
+# A run resumed with another value of these would not be the same run any more.
+IDENTITY = [
+    "model",
+    "dataset",
+    "image_size",
+    "precision",
+    "optimizer",
+    "micro_batch_size",
+    "gradient_accumulation",
+    "replication_factor",
+    "device_iterations",
+    "random_seed",
+    "reduction_type",
+    "random_flip",
+    "crop_scale_min",
+    "extra_aug",
+]
+
+
+def capture(
+    options: FinetuneOptions, model: nn.Module, optimizer: torch.optim.Optimizer, executor: Any
+) -> Dict[str, Any]:
+    """State of the run after an update: weights, optimizer with loss scale, random generators of every process.
+
+    Every process has to call it: sharded optimizer state and the generators are gathered.
+    """
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generators": all_gather({"device": list(executor.rng_state), "host": rng_state()}),
+        "identity": {name: as_dict(options)[name] for name in IDENTITY},
+    }
+
+
+def restore(
+    state: Dict[str, Any], options: FinetuneOptions, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put weights and optimizer back; call it before the executor is made, which takes both over.
+
+    Raises:
+        UsageError: the run was started with options that make it another run.
+    """
+    now = as_dict(options)
+    changed = [f"{name} {now[name]} (was {was})" for name, was in state["identity"].items() if now[name] != was]
+    if changed:
+        raise UsageError(
+            "the run can't be resumed with {}: give the old value, or another --output for a new run".format(
+                ", ".join(changed)
+            )
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+
+
+def restore_generators(state: Dict[str, Any], executor: Any) -> None:
+    """Put this process's random generators back; the executor must be compiled.
+
+    On another number of processes than before, generators of processes that were not there start from the first one's
+    and dropout differs from the uninterrupted run's; that is said.
+    """
+    saved: List[Dict[str, Any]] = state["generators"]
+    processes = len(all_gather(None))
+    if processes != len(saved) and is_main():
+        print(f"resumed on {processes} processes, saved on {len(saved)}: random numbers will differ", flush=True)
+    mine = saved[rank() % len(saved)]
+    executor.rng_state = mine["device"]
+    restore_rng_state(mine["host"])

@@ -1,0 +1,121 @@
+"""What users see when something goes wrong, and the exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from run.errors import Stopped, UsageError, UserError, entry_point
+
+
+def outcome(capsys, error, argv=(), **settings):
+    def main(argv):
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as caught:
+        entry_point(main, list(argv), **settings)
+    return caught.value.code, capsys.readouterr().err
+
+
+class LayoutError(ValueError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (None, 0, ""),
+        (UserError("no images in x: give --dataset-path"), 1, "error: no images in x: give --dataset-path\n"),
+        (UsageError("there is no flag --x"), 2, "error: there is no flag --x\n"),
+        (
+            Stopped("saved at step 3: start again with --resume"),
+            75,
+            "stopped: saved at step 3: start again with --resume\n",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (SystemExit(4), 4, ""),
+        (SystemExit(None), 0, ""),
+        (SystemExit("bye"), 1, "bye\n"),
+        (
+            ValueError("bad shape.\n\n  details\n"),
+            1,
+            "error: ValueError: bad shape (run again with --debug to see where)\n",
+        ),
+        (RuntimeError(), 1, "error: RuntimeError (run again with --debug to see where)\n"),
+        (LayoutError("seen as it is"), 1, "error: seen as it is\n"),
+        (
+            BrokenPipeError(errno.EPIPE, "Broken pipe"),
+            1,
+            "error: a file: Broken pipe (run again with --debug to see where)\n",
+        ),
+    ],
+)
+def test_exit_code_and_one_sentence(capsys, error, code, text):
+    assert outcome(capsys, error, expected=(LayoutError,)) == (code, text)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "no space is left on the disk for /o/state: free some or give another --output"),
+        (errno.EDQUOT, "the disk quota is used up at /o/state"),
+        (errno.EACCES, "no permission for /o/state"),
+        (errno.EROFS, "/o/state is on a read-only file system"),
+        (errno.ENOENT, "/o/state does not exist"),
+        (errno.EIO, "/o/state: Input/output error"),
+    ],
+)
+def test_what_the_system_refuses_is_said_in_words(capsys, number, said):
+    code, text = outcome(capsys, OSError(number, os.strerror(number), "/o/state"))
+    assert code == 1
+    assert text.startswith("error: " + said)
+    assert "Errno" not in text
+
+
+@pytest.mark.parametrize("argv", [["--debug"], ["--debug=yes"], ["--debug", "true", "--x"], ["--debug", "--x"]])
+def test_traceback_with_debug(capsys, argv):
+    code, text = outcome(capsys, UserError("wrong"), argv)
+    assert code == 1
+    assert text.startswith("Traceback")
+    assert text.endswith("\nerror: wrong\n")
+
+
+@pytest.mark.parametrize("argv", [[], ["--debug", "false"], ["--debug=0"], ["--no-debug"]])
+def test_no_traceback_without(capsys, argv):
+    assert "Traceback" not in outcome(capsys, ValueError("wrong"), argv)[1]
+
+
+def test_several_processes_say_which_one_but_repeat_no_usage_errors(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert outcome(capsys, UserError("wrong")) == (1, "[rank 3] error: wrong\n")
+    assert outcome(capsys, UsageError("wrong")) == (2, "")
+    monkeypatch.setenv("RANK", "0")
+    assert outcome(capsys, UsageError("wrong")) == (2, "[rank 0] error: wrong\n")
+
+
+def test_command_line_is_read_where_no_words_are_given(capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["x.py", "--debug"])
+    with pytest.raises(SystemExit):
+        entry_point(seen.append)
+    assert seen == [None]
+
+
+def test_a_reader_that_has_gone_ends_the_program_quietly():
+    code = "from run.errors import entry_point\nentry_point(lambda argv: [print('x' * 100) for _ in range(100000)])"
+    command = '%s -c "$CODE" | head -n 1; exit ${PIPESTATUS[0]}' % sys.executable
+    environment = {"CODE": code, "PYTHONPATH": str(Path(__file__).parents[2]), "PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "x" * 100 + "\n", "")
+
+
+def test_without_torch_nothing_loads_it(run):
+    code = "import sys\nfrom run.errors import entry_point\nimport run.options\nassert 'torch' not in sys.modules"
+    assert run(code + "\nentry_point(lambda argv: None)") == (0, "", "")

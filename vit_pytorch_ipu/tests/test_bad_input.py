@@ -1,0 +1,126 @@
+"""What a user gets wrong is answered with one sentence and a status, never with a traceback."""
+
+import os
+import pickle
+import shutil
+
+import pytest
+
+from run.errors import UserError
+from tests.scripts import run_script, tiny
+from weights import load_weights
+
+
+class Hostile:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def one_sentence(done, status, *parts):
+    assert done.status == status, done.error
+    lines = [line for line in done.error.splitlines() if line.strip()]
+    assert len(lines) == 1, done.error
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_unknown_flag_names_the_nearest(digits, tmp_path):
+    done = run_script("finetune.py", *tiny(digits, tmp_path, "--learning-rat", 1))
+    one_sentence(done, 2, "--learning-rat", "--learning-rate")
+
+
+def test_unknown_config_names_the_nearest():
+    one_sentence(run_script("finetune.py", "--config", "b16_cifar"), 2, "b16_cifar", "b16_cifar10")
+
+
+def test_a_config_of_the_other_script_is_named():
+    one_sentence(run_script("finetune.py", "--config", "b16_cifar10_valid"), 2, "validation.py")
+
+
+def test_flags_without_effect_are_refused(digits, tmp_path):
+    done = run_script("finetune.py", *tiny(digits, tmp_path, "--mixup"))
+    one_sentence(done, 2, "mixup", "pretraining")
+    done = run_script("validation.py", "--config", "digits_valid", "--learning-rate", 1)
+    one_sentence(done, 2, "learning", "training")
+
+
+def test_missing_data(tmp_path):
+    done = run_script("finetune.py", *tiny(tmp_path / "nowhere", tmp_path / "run", "--epochs", 1))
+    one_sentence(done, 1, "nowhere")
+
+
+def test_wrong_layout(digits, tmp_path):
+    (tmp_path / "data").mkdir()
+    shutil.copytree(digits / "train", tmp_path / "data" / "training")
+    done = run_script("finetune.py", *tiny(tmp_path / "data", tmp_path / "run", "--epochs", 1))
+    one_sentence(done, 1, "train")
+
+
+def test_class_count_mismatch(digits, tmp_path):
+    done = run_script("finetune.py", *tiny(digits, tmp_path / "run", "--epochs", 1, "--num-labels", 1000))
+    one_sentence(done, 1, "1000", "10")
+
+
+def test_a_truncated_image_alone_does_not_stop_a_run(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "data")
+    image = sorted((tmp_path / "data" / "train").rglob("*.J*"))[0]
+    image.write_bytes(image.read_bytes()[:80])
+    done = run_script("finetune.py", *tiny(tmp_path / "data", tmp_path / "run", "--epochs", 1, "--evaluate", "false"))
+    assert done.status == 0, done.error
+    assert image.name in (tmp_path / "run" / "bad_images.txt").read_text()
+
+
+def test_a_checkpoint_with_a_flipped_byte(digits, tmp_path):
+    done = run_script("finetune.py", *tiny(digits, tmp_path / "run", "--training-steps", 1, "--evaluate", "false"))
+    assert done.status == 0, done.error
+    weights = tmp_path / "run" / "checkpoints" / "step-1" / "weights" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 16
+    weights.write_bytes(content)
+    arguments = ["--config", "digits_valid", "--dataset-path", digits, "--output", tmp_path / "valid"]
+    arguments += ["--layers-per-ipu", 2, "--dataloader-workers", 0, "--checkpoint", "latest"]
+    done = run_script("validation.py", *arguments, "--pretrained-checkpoint", tmp_path / "run")
+    one_sentence(done, 1, "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pth"])
+def test_a_hostile_pickle_is_never_executed(digits, tmp_path, name):
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    (folder / name).write_bytes(pickle.dumps(Hostile(tmp_path / "executed")))
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    path = folder if name == "pytorch_model.bin" else folder / name
+    done = run_script("finetune.py", *tiny(digits, tmp_path / "run", "--epochs", 1, "--pretrained-checkpoint", path))
+    one_sentence(done, 1, name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_hub_name_without_a_network(monkeypatch):
+    from models import create_model
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = create_model("vit_tiny_patch16_224", image_size=32, num_classes=3, depth=1)
+    with pytest.raises(UserError, match="google/vit-base-patch16-224-in21k"):
+        load_weights(model, "google/vit-base-patch16-224-in21k", new_head=True)
+
+
+def test_no_learning_without_a_length(digits, tmp_path):
+    done = run_script("finetune.py", *tiny(digits, tmp_path / "run", "--training-steps", 0))
+    one_sentence(done, 2, "--training-steps or --epochs")
+
+
+def test_a_folder_that_cannot_be_written(digits):
+    done = run_script("finetune.py", *tiny(digits, "/proc/nowhere", "--epochs", 1))
+    one_sentence(done, 1, "/proc/nowhere")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = run_script("finetune.py", *tiny(tmp_path / "nowhere", tmp_path / "run", "--epochs", 1, "--debug"))
+    assert done.status == 1
+    assert "Traceback" in done.error

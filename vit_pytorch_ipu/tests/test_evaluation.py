@@ -1,0 +1,51 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from evaluation import Evaluator, count
+from options import ValidationOptions
+
+
+def test_counts_by_hand():
+    logits = torch.tensor([[5.0, 0, 0, 0, 0, 0, 0], [1.0, 2, 3, 4, 5, 6, 7], [0.0, 1, 0, 0, 0, 0, 0]])
+    samples, top1, top5, loss = count(logits, torch.tensor([0, 1, -1]))
+    assert (samples, top1, top5) == (2, 1, 1)
+    expected = math.log(math.exp(5) + 6) - 5 + math.log(sum(math.exp(x) for x in range(1, 8))) - 2
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
+class Images:
+    """29 'images' whose every pixel is their label, which Guess reads off; sample 7 is mislabelled."""
+
+    classes = [str(label) for label in range(6)]
+
+    def __len__(self):
+        return 29
+
+    def sample(self, epoch, index):
+        return torch.full((3, 2, 2), float(index % 6)), torch.tensor((index + (index == 7)) % 6)
+
+
+class Guess(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, images):
+        return self.scale * nn.functional.one_hot(images[:, 0, 0, 0].long(), 6).to(images.dtype)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 4, 64])
+def test_every_sample_counts_once_whatever_the_batch(micro_batch_size):
+    given = ValidationOptions(
+        config="test", micro_batch_size=micro_batch_size, layers_per_ipu=[1], dataloader_workers=0
+    )
+    model = Guess().train()
+    before = torch.random.get_rng_state()
+    score = Evaluator(given, model, Images())()
+    assert score.samples == 29
+    assert score.top1 == pytest.approx(28 / 29)
+    assert model.training
+    assert torch.equal(torch.random.get_rng_state(), before)
