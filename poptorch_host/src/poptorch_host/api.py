@@ -1,0 +1,132 @@
+"""The public names of the package, as `poptorch_host.<name>`."""
+
+from __future__ import annotations
+
+from poptorch_host import custom_ops, enums, optim, options
+from poptorch_host.annotations import (
+    BeginBlock,
+    Block,
+    BlockFunction,
+    isRunningOnIpu,
+    recomputationCheckpoint,
+    removeBlocks,
+)
+from poptorch_host.async_accessor import AsynchronousDataAccessor
+from poptorch_host.custom_ops import custom_op
+from poptorch_host.dataloader import DataLoader
+from poptorch_host.enums import (
+    AutoStage,
+    CommGroupType,
+    ConnectionType,
+    DataLoaderMode,
+    HalfFloatCastingBehavior,
+    Liveness,
+    MatMulSerializationMode,
+    MeanReductionStrategy,
+    MultiConvPlanType,
+    OutputMode,
+    OverlapMode,
+    ReductionType,
+    SharingStrategy,
+    SyncPattern,
+    VariableRetrievalMode,
+)
+from poptorch_host.errors import Error, RecoverableError, UnrecoverableError
+from poptorch_host.executor import PoplarExecutor, inferenceModel, trainingModel
+from poptorch_host.logs import logger, setLogLevel
+from poptorch_host.loss import identity_loss
+from poptorch_host.misc import ipuHardwareIsAvailable, ipuHardwareVersion
+from poptorch_host.ops import (
+    CPU,
+    Attribute,
+    MultiConv,
+    NameScope,
+    cond,
+    dynamic_slice,
+    dynamic_update,
+    for_loop,
+    ipu_print_tensor,
+    nop,
+    serializedMatMul,
+    set_available_memory,
+    set_overlap_for_input,
+    set_overlap_for_output,
+)
+from poptorch_host.options import (
+    ConfigFileError,
+    Options,
+    ParallelPhasedExecution,
+    Phase,
+    PipelinedExecution,
+    SerialPhasedExecution,
+    ShardedExecution,
+    Stage,
+    TensorLocationSettings,
+)
+from poptorch_host.saving import load
+
+__all__ = [
+    "CPU",
+    "AsynchronousDataAccessor",
+    "Attribute",
+    "AutoStage",
+    "BeginBlock",
+    "Block",
+    "BlockFunction",
+    "CommGroupType",
+    "ConfigFileError",
+    "ConnectionType",
+    "DataLoader",
+    "DataLoaderMode",
+    "Error",
+    "HalfFloatCastingBehavior",
+    "Liveness",
+    "MatMulSerializationMode",
+    "MeanReductionStrategy",
+    "MultiConv",
+    "MultiConvPlanType",
+    "NameScope",
+    "Options",
+    "OutputMode",
+    "OverlapMode",
+    "ParallelPhasedExecution",
+    "Phase",
+    "PipelinedExecution",
+    "PoplarExecutor",
+    "RecoverableError",
+    "ReductionType",
+    "SerialPhasedExecution",
+    "ShardedExecution",
+    "SharingStrategy",
+    "Stage",
+    "SyncPattern",
+    "TensorLocationSettings",
+    "UnrecoverableError",
+    "VariableRetrievalMode",
+    "cond",
+    "custom_op",
+    "custom_ops",
+    "dynamic_slice",
+    "dynamic_update",
+    "enums",
+    "for_loop",
+    "identity_loss",
+    "inferenceModel",
+    "ipuHardwareIsAvailable",
+    "ipuHardwareVersion",
+    "ipu_print_tensor",
+    "isRunningOnIpu",
+    "load",
+    "logger",
+    "nop",
+    "optim",
+    "options",
+    "recomputationCheckpoint",
+    "removeBlocks",
+    "serializedMatMul",
+    "setLogLevel",
+    "set_available_memory",
+    "set_overlap_for_input",
+    "set_overlap_for_output",
+    "trainingModel",
+]
