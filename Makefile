@@ -28,7 +28,7 @@ copies:         ## renew every app's run/ from vit_pytorch_ipu/run
 	@$(PYTHON) ci/copies.py --renew
 
 bench: setup    ## the host engine's overhead over a hand-written loop
-	@$(TORCH) benchmarks/poptorch_host.py
+	@$(TORCH) benchmarks/executor_overhead.py
 
 clean:          ## remove environments, caches and what the demo wrote
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache vit_pytorch_ipu/data vit_pytorch_ipu/output

@@ -68,7 +68,7 @@ def _check_split(findings: Findings, split: str, folder: Path, listing: Listing)
         _explain_no_classes(findings, split, folder, listing)
         return
     if len(listing.classes) == 1:
-        (name, only), = listing.classes.items()
+        ((name, only),) = listing.classes.items()
         if not only.images and any(inner.images for inner in only.classes.values()) and len(only.classes) > 1:
             findings.problem(
                 f"the class folders of {folder} lie one level too deep, in {folder / name}",

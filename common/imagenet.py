@@ -1,7 +1,7 @@
 """Check an ImageNet or CIFAR-10 folder before anything slow starts, or write a small real data set in those layouts.
 
-    python -m common.imagenet check PATH [--layout LAYOUT] [--full] [--decode]
-    python -m common.imagenet sample PATH [--format FORMAT] [--size N] [--seed N]
+python -m common.imagenet check PATH [--layout LAYOUT] [--full] [--decode]
+python -m common.imagenet sample PATH [--format FORMAT] [--size N] [--seed N]
 """
 
 from __future__ import annotations
@@ -164,9 +164,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "sample":
         return _sample(options)
-    verdict = check(
-        options.path, options.layout, full=options.full, decode=options.decode, workers=options.workers
-    )
+    verdict = check(options.path, options.layout, full=options.full, decode=options.decode, workers=options.workers)
     _print(verdict)
     return 0 if verdict.ok else 1
 

@@ -41,7 +41,7 @@ def list_folder(folder: Path, depth: int = DEPTH_IN_CLASS + 1) -> Listing:
 
 
 def entry_kind(entry: os.DirEntry[str]) -> str:
-    """"folder", or the list of a Listing that the entry's name belongs in."""
+    """Return "folder", or the list of a Listing that the entry's name belongs in."""
     try:
         if entry.is_dir():
             return "folder"

@@ -95,7 +95,9 @@ def finetune(options: FinetuneOptions, folder: Path, stop: StopOnSignal) -> None
             with progress.paused():
                 if evaluator and not stopping and (last or due(step, options.eval_every)):
                     score = evaluator()
-                    history.log(step, "validation", **score._asdict())
+                    history.log(
+                        step, "validation", accuracy=score.top1, top5=score.top5, loss=score.loss, samples=score.samples
+                    )
                     progress.note(f"Step {step}: validation accuracy {score.top1:.4f}, loss {score.loss:.4f}")
                 if last or stopping or score or due(step, options.checkpoint_save_steps):
                     training.save(step, score.top1 if score else None)

@@ -140,8 +140,9 @@ def test_archives_not_unpacked(folder):
 def test_folder_that_is_no_class(folder):
     folder.good()
     folder.touch("train/.ipynb_checkpoints/a.JPEG", "validation/.ipynb_checkpoints/a.JPEG")
-    assert f"{folder.root}/train mixes WordNet synsets with other folder names, first .ipynb_checkpoints: " in (
-        sentences(check(folder.root))[0]
+    assert (
+        f"{folder.root}/train mixes WordNet synsets with other folder names, first .ipynb_checkpoints: "
+        in (sentences(check(folder.root))[0])
     )
 
 

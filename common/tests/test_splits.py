@@ -92,8 +92,7 @@ def test_path_of_a_split_instead_of_its_parent(folder):
 def test_class_folders_without_splits(folder):
     folder.classes(".")
     assert sentences(check(folder.root)) == [
-        f"{folder.root} has no train folder, its subfolders are classes themselves: "
-        f"move them into {folder.root}/train."
+        f"{folder.root} has no train folder, its subfolders are classes themselves: move them into {folder.root}/train."
     ]
 
 

@@ -5,9 +5,10 @@ import threading
 import time
 
 import torch
+from torch.utils.data import Dataset, IterableDataset
+
 from poptorch_host.enums import DataLoaderMode
 from poptorch_host.options import Options
-from torch.utils.data import Dataset, IterableDataset
 
 SYNC, ASYNC, REBATCHED = DataLoaderMode.Sync, DataLoaderMode.Async, DataLoaderMode.AsyncRebatched
 

@@ -4,6 +4,8 @@ import threading
 
 import pytest
 import torch
+from torch import nn
+
 from poptorch_host.annotations import (
     BeginBlock,
     Block,
@@ -24,7 +26,6 @@ from poptorch_host.execution import (
     ShardedExecution,
     Stage,
 )
-from torch import nn
 
 
 def layers(*ipu_ids):

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+
 from poptorch_host.async_accessor import AsynchronousDataAccessor, rebatch
 from poptorch_host.dataloader import DataLoader
 from poptorch_host.enums import SharingStrategy

@@ -7,10 +7,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from poptorch_host.popdist import poptorch as popdist_poptorch
 
 import poptorch_host
 from poptorch_host import popart, popdist
+from poptorch_host.popdist import poptorch as popdist_poptorch
 
 SOURCE = str(Path(poptorch_host.__file__).parents[1])
 SDK = {

@@ -4,10 +4,11 @@ import gc
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
+
 from poptorch_host.dataloader import DataLoader
 from poptorch_host.enums import DataLoaderMode
 from poptorch_host.logs import logger
-from torch.utils.data import TensorDataset
 
 from .loading import ASYNC, REBATCHED, SYNC, Rows, Stream, epoch, options_for, running, settle
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from poptorch_host.dataloader import DataLoader
 from poptorch_host.errors import Error
 from poptorch_host.sampling import Deal

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from poptorch_host.distributed import _buckets, add_up, device_for, join
-from poptorch_host.launcher import World
 from torch import nn
 
 import poptorch_host as poptorch
 from poptorch_host import MeanReductionStrategy, OutputMode, ReductionType
+from poptorch_host.distributed import _buckets, add_up, device_for, join
+from poptorch_host.launcher import World
 
 DI, GA, R, MB, CALLS = 2, 2, 4, 3, 2
 

@@ -5,6 +5,9 @@ import re
 
 import pytest
 import torch
+from torch import nn
+
+from poptorch_host import enums
 from poptorch_host.annotations import BeginBlock, recomputationCheckpoint
 from poptorch_host.custom_ops import custom_op
 from poptorch_host.dataloader import DataLoader
@@ -13,9 +16,6 @@ from poptorch_host.execution import Phase, PipelinedExecution, SerialPhasedExecu
 from poptorch_host.logs import setLogLevel
 from poptorch_host.misc import ipuHardwareIsAvailable, ipuHardwareVersion
 from poptorch_host.options import Options, TensorLocationSettings
-from torch import nn
-
-from poptorch_host import enums
 
 ROWS = torch.utils.data.TensorDataset(torch.arange(8))
 BLOCK = BeginBlock(nn.Linear(1, 1), ipu_id=0)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from poptorch_host.gradients import Accumulation
 from torch import nn
 
 import poptorch_host as poptorch
 from poptorch_host import MeanReductionStrategy, ReductionType
+from poptorch_host.gradients import Accumulation
 
 DI, GA, R, MB = 2, 3, 2, 4
 LR = 0.1

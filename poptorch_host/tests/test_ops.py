@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+
+from poptorch_host import ops
 from poptorch_host.custom_ops import custom_op, register_custom_op
 from poptorch_host.enums import MatMulSerializationMode, MultiConvPlanType, OverlapMode
 from poptorch_host.errors import Error
-
-from poptorch_host import ops
 
 
 def test_remap_is_the_identity_and_its_gradient_too():

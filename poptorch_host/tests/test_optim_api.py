@@ -9,9 +9,10 @@ import pickle
 import warnings
 from typing import Any
 
-import poptorch_host.optim as optim
 import pytest
 import torch
+
+import poptorch_host.optim as optim
 from poptorch_host.errors import Error
 from poptorch_host.updates import DeviceOptimizer
 

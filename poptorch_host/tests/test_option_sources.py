@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from poptorch_host.errors import Error
 from poptorch_host.execution import ShardedExecution
 from poptorch_host.launcher import world

@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 import torch
-from poptorch_host.execution import PipelinedExecution, ShardedExecution
-from poptorch_host.options import Options, TensorLocationSettings
 
 from poptorch_host import enums
+from poptorch_host.execution import PipelinedExecution, ShardedExecution
+from poptorch_host.options import Options, TensorLocationSettings
 
 UNSET = object()
 

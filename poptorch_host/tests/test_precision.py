@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from poptorch_host.precision import numerics, round_to_half
 from torch import nn
 
 import poptorch_host as poptorch
+from poptorch_host.precision import numerics, round_to_half
 
 
 @pytest.mark.parametrize("value", [1.0003, -1.0003, 3e-6, -1.23e-7, 1e-9, 65503.0, -0.3333, 6.1e-5, 6.1035156e-5])

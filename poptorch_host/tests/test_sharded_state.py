@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import poptorch_host.optim as optim
 import pytest
 import torch
 import torch.distributed as dist
+
+import poptorch_host.optim as optim
 from poptorch_host.sharding import partition
 from poptorch_host.updates import DeviceOptimizer
 

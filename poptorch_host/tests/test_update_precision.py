@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import poptorch_host.optim as optim
 import pytest
 import torch
-from poptorch_host.updates import DeviceOptimizer
 from torch import Tensor
+
+import poptorch_host.optim as optim
+from poptorch_host.updates import DeviceOptimizer
 
 HALF, SINGLE = torch.float16, torch.float32
 NUMPY = {HALF: np.float16, SINGLE: np.float32}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import poptorch_host.optim as optim
 import pytest
 import torch
+from torch import Tensor
+
+import poptorch_host.optim as optim
 from poptorch_host.errors import Error
 from poptorch_host.updates import DeviceOptimizer
-from torch import Tensor
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 MOMENTUM: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.1}

@@ -6,9 +6,10 @@ import math
 from typing import Any, Callable
 
 import numpy as np
-import poptorch_host.optim as optim
 import pytest
 import torch
+
+import poptorch_host.optim as optim
 from poptorch_host.updates import DeviceOptimizer
 
 STEPS = 25

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import zlib
-from typing import Any, Callable, List, Optional, Sequence
+from collections import deque
+from typing import Any, Callable, Deque, List, Optional, Sequence
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,9 @@ from .errors import UserError
 from .launcher import place
 
 _numbers: Optional[Any] = None  # process group for numbers on the host
+# Gloo's threads let go of a tensor a moment after its sum is there. Were theirs the last reference, they would wait for
+# the interpreter, which in torch 2.0 waits for them in destroy_process_group: a deadlock, so tensors stay for a while.
+_sums: Deque[torch.Tensor] = deque(maxlen=16)
 
 
 def rank() -> int:
@@ -58,6 +62,7 @@ def all_reduce_sum(values: Sequence[float]) -> List[float]:
     if world_size() == 1:
         return [float(value) for value in values]
     total = torch.tensor(list(values), dtype=torch.float64)
+    _sums.append(total)
     _exchange(dist.all_reduce, total)
     return [float(value) for value in total.tolist()]
 

@@ -24,9 +24,19 @@ def _start(code, *words, **environment):
 
 def _run(code, *words, **environment):
     """Run Python on `code`; return exit code, output and errors."""
-    process = _start(code, *words, **environment)
-    output, errors = process.communicate(timeout=120)
-    return process.returncode, output, errors
+    (result,) = _finish([_start(code, *words, **environment)])
+    return result
+
+
+def _finish(processes):
+    """Wait for processes, but leave none behind; return (exit code, output, errors) of each."""
+    try:
+        results = [process.communicate(timeout=120) for process in processes]
+        return [(process.returncode, *result) for process, result in zip(processes, results)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def _run_together(code, *words, count=2, launcher="torchrun"):
@@ -44,8 +54,7 @@ def _run_together(code, *words, count=2, launcher="torchrun"):
             place["PMIX_NAMESPACE"] = "test-" + port  # mpirun names the job but gives no address
         environment = {name: str(value) for name, value in place.items()}
         started.append(_start(code, *words, **environment))
-    results = [process.communicate(timeout=120) for process in started]
-    return [(process.returncode, *result) for process, result in zip(started, results)]
+    return _finish(started)
 
 
 @pytest.fixture

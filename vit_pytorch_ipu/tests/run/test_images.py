@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from run.errors import UserError
 from run.images import MAX_PIXELS, BadImageError, BadImages, decode_rgb
 
