@@ -101,6 +101,8 @@ def test_rows_that_cannot_be_dealt_out_are_refused_with_the_factors():
     model = poptorch.trainingModel(EchoLoss(), options(iterations=2, accumulation=3))
     with pytest.raises(AssertionError, match=r"\(8, 1\).*multiple of 6 = 2 .* x 3 .* x 1"):
         model(torch.zeros(8, 1))
+    with pytest.raises(AssertionError, match=r"\(0, 1\).*multiple of 6"):
+        model(torch.zeros(0, 1))
 
 
 def test_a_scalar_input_is_one_row():

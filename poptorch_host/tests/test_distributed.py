@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from torch import nn
 
 import poptorch_host as poptorch
 from poptorch_host import MeanReductionStrategy, OutputMode, ReductionType
-from poptorch_host.distributed import _buckets, add_up, device_for, join
+from poptorch_host.distributed import _buckets, _initialise, add_up, device_for, join
 from poptorch_host.launcher import World
 
 DI, GA, R, MB, CALLS = 2, 2, 4, 3, 2
@@ -148,6 +150,51 @@ def test_a_group_of_another_size_than_launched_is_refused(tmp_path):
         dist.destroy_process_group()
 
 
+def start_by_hand(port, *arguments):
+    """Two processes with OpenMPI's variables and no launcher that would end one when the other dies."""
+    names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+    environment = {**os.environ, "POPTORCH_HOST_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "MASTER_PORT": str(port)}
+    environment["OMPI_COMM_WORLD_SIZE"] = environment["OMPI_COMM_WORLD_LOCAL_SIZE"] = "2"
+    both = [
+        subprocess.Popen(
+            [sys.executable, __file__, *arguments],
+            env={**environment, **dict.fromkeys(names, str(process))},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    return [(process.communicate(timeout=120)[0], process.returncode) for process in both]
+
+
+def test_a_process_whose_partner_dies_ends_with_an_error():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (survivor, status), (_, dead) = start_by_hand(port, "die")
+    assert (status, dead) == (1, 9)
+    assert "the first update is done" in survivor
+    assert "Connection" in survivor
+
+
+def test_processes_on_several_machines_need_an_address(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
+    with pytest.raises(poptorch.Error, match="MASTER_ADDR"):
+        join(World(0, 2), torch.device("cpu"))
+
+
+def test_waiting_for_the_others_is_mentioned(monkeypatch, capsys):
+    monkeypatch.setenv("MASTER_ADDR", "there")
+    monkeypatch.setenv("MASTER_PORT", "7")
+    monkeypatch.setattr("poptorch_host.distributed._PATIENCE", 0.01)
+    monkeypatch.setattr("poptorch_host.distributed.atexit.register", lambda _: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: time.sleep(0.3))
+    _initialise(World(1, 2), torch.device("cpu"))
+    assert "process 1 of 2 still waits at there:7" in capsys.readouterr().err
+
+
 def test_a_single_process_needs_no_group():
     assert join(World(0, 1), torch.device("cpu")) is None
     values = [torch.ones(3)]
@@ -167,11 +214,29 @@ def test_the_device_can_be_chosen(monkeypatch):
     monkeypatch.setenv("POPTORCH_HOST_DEVICE", "cpu")
     assert device_for(World(0, 1)) == torch.device("cpu")
     monkeypatch.setenv("POPTORCH_HOST_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert device_for(World(5, 8, 5)) == torch.device("cuda", 5)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # each process sees its own only
+    assert device_for(World(5, 8, 5)) == torch.device("cuda", 0)
+
+
+def die(process):
+    """One update together; then the second process is gone."""
+    model = Model(0)
+    executor = poptorch.trainingModel(model, poptorch.Options().replicationFactor(2))
+    batch = torch.ones(MB, 4), torch.zeros(MB, dtype=torch.int64)
+    executor(*batch)
+    if process == 1:
+        os._exit(9)
+    print("the first update is done")
+    while True:
+        executor(*batch)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if sys.argv[1] == "die":
+        die(poptorch.Options().Distributed.processId)
     process, processes, _ = poptorch.Options().Distributed.launched
     report = {"seen": train(process, processes), "stop": stop_together(process, processes), "odd": odd_replicas()}
     torch.save(report, Path(sys.argv[1]) / f"{process}-of-{processes}.pt")

@@ -1,37 +1,15 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import poptorch_host as poptorch
 
-
-class Model(nn.Module):
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(3, 2)
-        self.drop = nn.Dropout(dropout)
-        self.note = "mine"
-
-    def forward(self, x, y, scale=1.0):
-        out = self.drop(self.layer(x)) * scale
-        return out, F.cross_entropy(out, y)
-
-
-X, Y = torch.linspace(-1, 1, 12).view(4, 3), torch.tensor([0, 0, 1, 1])
-
-
-def make(model=None, options=None, **optimizer):
-    model = model or Model()
-    adam = poptorch.optim.AdamW(model.parameters(), **{"lr": 0.1, **optimizer})
-    return model, adam, poptorch.trainingModel(model, options, adam)
-
-
-def steps(executor, count):
-    return [executor(X, Y)[1].item() for _ in range(count)]
+from .classifier import Model, X, Y, make, steps
 
 
 def test_a_program_learns():
@@ -58,6 +36,7 @@ def test_compiling_changes_nothing_and_a_second_time_warns(caplog, capsys):
     assert executor.isCompiled()
     assert executor.isAttachedToDevice()
     assert torch.equal(model.layer.weight, before)
+    assert executor.rng_state == torch.Generator().manual_seed(1).get_state().view(torch.int64).tolist()
     executor.compile(X, Y)
     assert "compiled already" in capsys.readouterr().err
     assert steps(executor, 3) == twin
@@ -175,3 +154,47 @@ def test_latency_is_that_of_the_last_call():
     assert 0 < low == high == mean < 60
     with pytest.raises(poptorch.Error, match="cycle"):
         executor.cycleCount()
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_does_not_depend_on_the_callers_gradient_mode(context, compiled):
+    expected = steps(make()[2], 3)
+    _, _, executor = make()
+    if compiled:
+        executor.compile(X, Y)
+    with context():
+        seen = steps(executor, 2)
+    assert [*seen, *steps(executor, 1)] == expected
+
+
+def test_calls_leave_no_graph_and_no_objects_behind():
+    made = []
+
+    class Watched(Model):
+        def forward(self, x, y, scale=1.0):
+            out, loss = super().forward(x, y, scale)
+            made.append(weakref.ref(out))
+            return out * 2, loss
+
+    _, _, executor = make(Watched())
+    executor.compile(X, Y)
+    assert made[-1]() is None
+    executor(X, Y)
+    assert made[-1]() is None
+    steps(executor, 10)
+    gc.collect()
+    before = len(gc.get_objects())
+    steps(executor, 50)
+    gc.collect()
+    assert len(gc.get_objects()) <= before + 50  # the watching itself: one reference a call
+
+
+def test_names_that_appear_later_are_mentioned_once(capsys):
+    for relaxed, expected in ((False, 1), (True, 0)):
+        _, optimizer, executor = make(options=poptorch.Options().relaxOptimizerAttributesChecks(relaxed))
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)  # adds initial_lr
+        optimizer.remark = 1
+        executor.setOptimizer(optimizer)
+        executor.setOptimizer(optimizer)
+        assert capsys.readouterr().err.count(": initial_lr, remark\n") == expected

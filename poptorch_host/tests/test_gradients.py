@@ -161,3 +161,10 @@ def test_frozen_and_unlisted_parameters_stay():
     executor(torch.randn(4, 3), torch.randn(4, 1))
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"net.0.weight"}
+
+
+def test_the_strategy_that_popart_lacks_is_refused():
+    model = Regression()
+    executor = poptorch.trainingModel(model, options(ReductionType.Mean, MeanReductionStrategy.PostAndLoss))
+    with pytest.raises(poptorch.Error, match="PostAndLoss"):
+        executor.compile(torch.zeros(DI * GA * R, 3), torch.zeros(DI * GA * R, 1))

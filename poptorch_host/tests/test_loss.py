@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -154,3 +156,17 @@ def test_losses_compute_in_float32_when_bfloat16_stands_for_half():
     exact = F.cross_entropy(Model(None).layer(X), CLASSES)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, exact.detach(), rtol=4e-3, atol=0)  # logits keep eight bits
+
+
+def test_losses_outside_of_a_program_are_not_collected():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            return poptorch.identity_loss(self.weight * x, "sum")
+
+    poptorch.trainingModel(Outer())(torch.ones(2))
+    loss = weakref.ref(poptorch.identity_loss(torch.ones(2), "mean"))
+    assert loss() is None

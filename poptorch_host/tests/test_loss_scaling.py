@@ -158,3 +158,28 @@ def test_a_pipeline_needs_accumulation():
     options.Training.setAutomaticLossScaling(True)
     with pytest.raises(poptorch.Error, match="gradient accumulation"):
         poptorch.trainingModel(model, options).compile(torch.ones(1, dtype=torch.float16))
+
+
+def test_a_longer_period_resumes_where_it_was():
+    """Doubled after the steps 3 and 6: a program stopped after 4 must double after 2 further steps, not after 3."""
+
+    def start():
+        options = poptorch.Options()
+        options.Training.setAutomaticLossScaling(True)
+        options._Popart.set("automaticLossScalingSettings.updatePeriod", 3)
+        model = Chain().half()
+        optimizer = poptorch.optim.SGD(model.parameters(), lr=0.0)
+        return optimizer, poptorch.trainingModel(model, options, optimizer)
+
+    def factor(executor, calls):
+        for _ in range(calls):
+            executor(torch.ones(1, dtype=torch.float16))
+        return float(executor._program.loss_scale.factor)
+
+    optimizer, executor = start()
+    assert factor(executor, 4) == 2
+    resumed, second = start()
+    resumed.load_state_dict(optimizer.state_dict())
+    second.compile(torch.ones(1, dtype=torch.float16))
+    assert torch.equal(second._program.loss_scale._counts, executor._program.loss_scale._counts)
+    assert [factor(second, 1), factor(second, 1)] == [2, 4]

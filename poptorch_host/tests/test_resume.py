@@ -2,37 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 import poptorch_host as poptorch
 from poptorch_host.saving import load
 
-
-class Model(nn.Module):
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(3, 2)
-        self.drop = nn.Dropout(dropout)
-        self.note = "mine"
-
-    def forward(self, x, y, scale=1.0):
-        out = self.drop(self.layer(x)) * scale
-        return out, F.cross_entropy(out, y)
-
-
-X, Y = torch.linspace(-1, 1, 12).view(4, 3), torch.tensor([0, 0, 1, 1])
-
-
-def make(model=None, options=None, **optimizer):
-    model = model or Model()
-    adam = poptorch.optim.AdamW(model.parameters(), **{"lr": 0.1, **optimizer})
-    return model, adam, poptorch.trainingModel(model, options, adam)
-
-
-def steps(executor, count):
-    return [executor(X, Y)[1].item() for _ in range(count)]
+from .classifier import Model, X, Y, make, steps
 
 
 def test_hyperparameters_are_a_snapshot():
@@ -184,3 +158,52 @@ def test_files_of_other_versions_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("poptorch_host.saving._VERSIONS", {"torch": "0"})
     with pytest.raises(poptorch.Error, match="saved with"):
         load(tmp_path / "program")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batch_normalisation_in_half_resumes_bit_for_bit(compiled):
+    """Its weights and statistics are float32 on the device and float16 in the model's state."""
+
+    class Normalised(Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(3)
+
+        def forward(self, x, y, scale=1.0):
+            return super().forward(self.norm(x), y, scale)
+
+    def batch(step):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        return x.half(), Y
+
+    def train(executor, steps):
+        for step in steps:
+            executor(*batch(step))
+
+    model, optimizer, executor = make(Normalised().half(), lr=1e-3)
+    train(executor, range(3))
+    saved = {name: value.clone() for name, value in model.state_dict().items()}
+    state = optimizer.state_dict()
+    train(executor, range(3, 6))
+    _, new_optimizer, second = make(Normalised().half(), lr=1e-3)
+    if compiled:
+        second.compile(*batch(0))
+    second.load_state_dict(saved)
+    new_optimizer.load_state_dict(state)
+    train(second, range(3, 6))
+    finer, expected = second._program.weights.finer, executor._program.weights.finer
+    assert {"norm.weight", "norm.running_mean", "norm.running_var"} <= finer.keys()
+    assert all(torch.equal(finer[name], expected[name]) for name in finer)
+
+
+def test_a_loaded_state_is_not_kept_twice():
+    _, optimizer, executor = make()
+    steps(executor, 2)
+    state = optimizer.state_dict()
+    _, early, second = make()
+    early.load_state_dict(state)
+    second.compile(X, Y)
+    assert early._ipu_state is None
+    early.load_state_dict(state)
+    assert early._ipu_state is None
+    assert early.state_dict()["ipu_state"].keys() == state["ipu_state"].keys()

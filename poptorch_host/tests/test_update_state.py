@@ -272,3 +272,13 @@ def test_strides_of_gradients() -> None:
 def test_running_means_are_divided_already() -> None:
     with pytest.raises(AssertionError, match="divided already"):
         Program("sgd").device.step({}, loss_scale=1.0, divisor=2, running=True)
+
+
+@pytest.mark.parametrize("given", [None, 65500.0])
+def test_a_group_without_a_largest_weight_norm_has_that_of_half_precision(given: float | None) -> None:
+    weight = torch.nn.Parameter(torch.full((2,), 1e6))
+    optimizer = optim.LAMB([{"params": [weight], "max_weight_norm": given}], lr=1.0, weight_decay=0.0)
+    device = DeviceOptimizer(optimizer, {"w": weight.detach()}, {id(weight): "w"})
+    device.step({"w": torch.ones(2)}, loss_scale=1.0, divisor=1, running=False)
+    assert device.parameters_state()["maxWeightNorm___specific___w"] == 65500
+    torch.testing.assert_close(weight.detach(), torch.full((2,), 1e6 - 65500 / 2**0.5))

@@ -255,3 +255,15 @@ def test_fetching_leaves_frozen_weights_alone():
     model.norm.weight.fill_(7.0)
     executor(X)
     assert model.norm.weight.tolist() == [7.0] * 3
+
+
+def test_inference_sees_what_a_destroyed_executor_has_trained():
+    model = Model()
+    training = poptorch.trainingModel(model, None, torch.optim.SGD(model.parameters(), lr=0.1))
+    inference = poptorch.inferenceModel(model)
+    before = inference(X)[0]
+    training(X)
+    training.destroy()
+    after = inference(X)[0]
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, model.eval()(X)[0].detach())

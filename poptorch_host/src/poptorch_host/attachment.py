@@ -6,12 +6,12 @@ import functools
 from typing import Any, Callable, Mapping, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from poptorch_host.errors import Error
 from poptorch_host.program import Program
 from poptorch_host.training import TrainingProgram
-from poptorch_host.weights import Wrapping, wrappings_of
+from poptorch_host.weights import Wrapping, tensors_of, wrappings_of
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -38,6 +38,7 @@ class Attachment:
         self._program: Program | None = None
         self._wrapping: Wrapping | None = None
         self._attached = False
+        self._tensors: list[Tensor] = []
         self._uploaded: dict[Wrapping, int] = {}
         self._random_state: list[int] | None = None
 
@@ -76,11 +77,13 @@ class Attachment:
 
     def _take_newer_weights(self) -> None:
         """Upload if a training executor has changed the model since."""
-        if any(self._uploaded.get(w) != w.version for w in wrappings_of(self._user_model)):
+        known = wrappings_of(self._tensors) | self._uploaded.keys()  # those of destroyed executors too
+        if any(self._uploaded.get(w) != w.version for w in known):
             self.copyWeightsToDevice()
 
     def _note_versions(self) -> None:
-        self._uploaded = {wrapping: wrapping.version for wrapping in wrappings_of(self._user_model)}
+        self._tensors = tensors_of(self._user_model)  # kept, as walking a model takes long
+        self._uploaded = {wrapping: wrapping.version for wrapping in wrappings_of(self._tensors)}
 
     def isCompiled(self) -> bool:
         """Say whether there is a program."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,13 +33,12 @@ class Cut:
 
 
 class Arguments:
-    """The arguments of one call as flat leaves, bound to the names of the model's forward.
+    """The arguments of one call as flat leaves, bound to the names in the signature of the model's forward.
 
     Raises Error if an argument is missing, AssertionError for one too many, an unknown or a duplicate one.
     """
 
-    def __init__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        signature = inspect.signature(forward)
+    def __init__(self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             bound = signature.bind_partial(*args, **kwargs)
         except TypeError as error:
@@ -81,7 +80,8 @@ class Arguments:
                 columns.append([leaf] * parts)
                 continue
             rows = leaf.shape[0] if leaf.dim() else 1
-            assert rows % parts == 0, (
+            whole = rows > 0 and rows % parts == 0
+            assert whole, (
                 f"Dimension 0 of an input of shape {tuple(leaf.shape)} must be a multiple of {parts} = "
                 f"{cut.iterations} device iterations x {cut.accumulation} gradient accumulation x {cut.replicas} "
                 "replicas of this process"

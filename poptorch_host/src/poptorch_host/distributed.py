@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import threading
 import zlib
 from typing import Iterable
 
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from poptorch_host.errors import Error
 from poptorch_host.launcher import World
+from poptorch_host.logs import logger
 
 _BUCKET_BYTES = 64 << 20
+_PATIENCE = 20.0  # seconds
 
 
 def device_for(world: World) -> torch.device:
@@ -27,7 +30,8 @@ def device_for(world: World) -> torch.device:
     chosen = os.environ.get("POPTORCH_HOST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(chosen)
     if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", world.local_id if world.num_processes > 1 else torch.cuda.current_device())
+        index = world.local_id if world.num_processes > 1 else torch.cuda.current_device()
+        return torch.device("cuda", index % max(torch.cuda.device_count(), 1))  # a launcher may show each its own only
     return device
 
 
@@ -54,16 +58,27 @@ def join(world: World, device: torch.device) -> dist.ProcessGroup | None:
 
 
 def _initialise(world: World, device: torch.device) -> None:
+    size = str(world.num_processes)
+    if "MASTER_ADDR" not in os.environ and os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", size) != size:
+        raise Error("The processes run on several machines: set MASTER_ADDR to the address of the first process's")
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(_port()))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method="env://",
-        rank=world.process_id,
-        world_size=world.num_processes,
-    )
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    text = "process %d of %s still waits at %s for the others to make a training executor"
+    message = threading.Timer(_PATIENCE, logger.warning, (text, world.process_id, size, place))
+    message.daemon = True
+    message.start()
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method="env://",
+            rank=world.process_id,
+            world_size=world.num_processes,
+        )
+    finally:
+        message.cancel()
     atexit.register(_leave)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import time
 from typing import Any
 
@@ -67,8 +69,10 @@ class PoplarExecutor(Attachment):
         self._options = options
         if options.output_mode == OutputMode.Default:
             options.output_mode = int(OutputMode.All if optimizer is None else OutputMode.Final)
+        self._signature = inspect.signature(model.forward)
         self._latency: float | None = None
         self._optimizer: torch.optim.Optimizer | None = None
+        self._optimizer_names: set[str] = set()
         if optimizer is not None:
             self.setOptimizer(optimizer)
             self._wrapping = Wrapping(model, self._download)
@@ -93,7 +97,7 @@ class PoplarExecutor(Attachment):
         assert self._options.connection_type != ConnectionType.Never, (
             "Trying to run a model on an offline device (ConnectionType.Never): use ConnectionType.Always or OnDemand"
         )
-        arguments = Arguments(self._user_model.forward, args, kwargs)
+        arguments = Arguments(self._signature, args, kwargs)
         if self._program is None:
             self._compile(arguments)
         assert self._program is not None
@@ -116,8 +120,9 @@ class PoplarExecutor(Attachment):
         if self._program is not None:
             logger.warning("The model is compiled already: compile() has no effect")
             return
-        self._compile(Arguments(self._user_model.forward, args, kwargs))
+        self._compile(Arguments(self._signature, args, kwargs))
 
+    @torch.inference_mode(False)
     def _compile(self, arguments: Arguments) -> None:
         if self._wrapping is None:
             self._note_versions()
@@ -137,12 +142,14 @@ class PoplarExecutor(Attachment):
         names = {id(p): name for name, p in self._user_model.named_parameters()}
         program = TrainingProgram(self._user_model, self._options, arguments, self._snapshot, names, self._train_flag)
         self._connect(self._optimizer, program)
+        self._snapshot._ipu_state = None  # type: ignore[attr-defined]
         return program
 
     @staticmethod
     def _connect(optimizer: torch.optim.Optimizer, program: TrainingProgram) -> None:
         if isinstance(optimizer, Optimizer):
             optimizer._device = program.optimizer
+            optimizer._ipu_state = optimizer._ipu_param = None  # the program has taken them over
 
     def setOptimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Train with this optimizer's present values from now on; changes made to it later are not seen.
@@ -167,6 +174,17 @@ class PoplarExecutor(Attachment):
             if optimizer is not self._optimizer:
                 self._exchange(optimizer, self._program)
         self._optimizer, self._snapshot = optimizer, _frozen(optimizer)
+        self._mention_new_names(optimizer)
+
+    def _mention_new_names(self, optimizer: torch.optim.Optimizer) -> None:
+        """Warn of attributes and group keys that appear after the first look: they change nothing."""
+        names = {name for values in (vars(optimizer), *optimizer.param_groups) for name in values}
+        names = {name for name in names if not name.startswith("_")} - {"step"}  # which torch's schedulers wrap
+        new = names - self._optimizer_names if self._optimizer_names else set()
+        level = logging.DEBUG if self._options._relax_optimizer_checks else logging.WARNING
+        if new:
+            logger.log(level, "Ignoring what the optimizer has got since it was first set: %s", ", ".join(sorted(new)))
+        self._optimizer_names |= names
 
     def _exchange(self, optimizer: torch.optim.Optimizer, program: TrainingProgram) -> None:
         """Hand the device's state over from the old optimizer object to a new one."""

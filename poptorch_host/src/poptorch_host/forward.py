@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from poptorch_host.attention import scaled_dot_product_attention
-from poptorch_host.loss import BUILT_IN_LOSSES, is_marker
+from poptorch_host.loss import BUILT_IN_LOSSES, is_marker, mark
 
 _Function = Callable[..., Any]
 
@@ -19,16 +19,15 @@ _Function = Callable[..., Any]
 class ForwardMode(TorchFunctionMode):
     """Runs a forward pass as PopTorch would read it.
 
-    Built-in losses become markers (appended to `markers`, which the caller provides for each pass); tensors made
-    without a device are made on the executor's; attention goes to the kernel that is fastest; and unless `exact`,
-    float16 means bfloat16, and the built-in losses compute in float32 as under torch's autocast.
+    Built-in losses become markers; tensors made without a device are made on the executor's; attention goes to the
+    kernel that is fastest; and unless `exact`, float16 means bfloat16, and the built-in losses compute in float32 as
+    under torch's autocast.
     """
 
     def __init__(self, device: torch.device, exact: bool) -> None:
         super().__init__()
         self.device = device
         self.exact = exact
-        self.markers: list[Tensor] = []
         self._handlers: dict[_Function, Callable[[_Function, tuple[Any, ...], dict[str, Any]], Any]] = {
             F.scaled_dot_product_attention: lambda _, args, kwargs: scaled_dot_product_attention(*args, **kwargs),
             **dict.fromkeys(BUILT_IN_LOSSES, self._loss),
@@ -55,7 +54,7 @@ class ForwardMode(TorchFunctionMode):
             kwargs = {name: _widen(value) for name, value in kwargs.items()}
         result = func(*args, **kwargs)
         if marks:
-            self.markers.append(result)
+            mark(result)
         return result
 
     def _make(self, func: _Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Mapping, NamedTuple
+from typing import NamedTuple
+
+from poptorch_host import popdist
 
 
 class World(NamedTuple):
@@ -15,12 +17,13 @@ class World(NamedTuple):
     local_id: int = 0
 
 
-def world(environ: Mapping[str, str] = os.environ) -> World:
+def world() -> World:
     """Return the place that a launcher gave to this process; (0, 1, 0) without a launcher.
 
     torch.distributed comes first where a program has initialised it, then torchrun's variables, OpenMPI's and
     PopRun's, which counts replicas instead of processes.
     """
+    environ = os.environ
     local_id = int(environ.get("LOCAL_RANK", environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0)))
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
@@ -29,11 +32,6 @@ def world(environ: Mapping[str, str] = os.environ) -> World:
         return World(int(environ["RANK"]), int(environ["WORLD_SIZE"]), local_id)
     if "OMPI_COMM_WORLD_SIZE" in environ:
         return World(int(environ["OMPI_COMM_WORLD_RANK"]), int(environ["OMPI_COMM_WORLD_SIZE"]), local_id)
-    if "POPDIST_NUM_TOTAL_REPLICAS" in environ:
-        local = int(environ["POPDIST_NUM_LOCAL_REPLICAS"])
-        return World(
-            int(environ["POPDIST_REPLICA_INDEX_OFFSET"]) // local,
-            int(environ["POPDIST_NUM_TOTAL_REPLICAS"]) // local,
-            int(environ.get("POPDIST_LOCAL_INSTANCE_INDEX", 0)),
-        )
+    if popdist.isPopdistEnvSet():
+        return World(popdist.getInstanceIndex(), popdist.getNumInstances(), popdist.getLocalInstanceIndex())
     return World(0, 1, 0)

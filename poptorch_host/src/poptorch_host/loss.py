@@ -6,7 +6,8 @@ built-in losses; one that feeds another marker is plain arithmetic, and exactly 
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import contextlib
+from typing import Any, Callable, Iterator
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,25 +47,25 @@ def identity_loss(x: Tensor, reduction: str) -> Tensor:
     """
     assert reduction in _REDUCTIONS, f"Unsupported reduction {reduction!r}, use one of {', '.join(_REDUCTIONS)}"
     result = _REDUCTIONS[reduction](x)
-    if _markers is not None:
-        _markers.append(result)
+    mark(result)
     return result
 
 
-class CollectMarkers:
-    """A context in which `identity_loss` and `mark` add to `markers`, in the order of execution."""
+def mark(loss: Tensor) -> None:
+    """Note a loss for the `collect_markers` around it, if there is one."""
+    if _markers is not None:
+        _markers.append(loss)
 
-    def __init__(self) -> None:
-        self.markers: list[Tensor] = []
 
-    def __enter__(self) -> list[Tensor]:
-        global _markers
-        self._outer, _markers = _markers, self.markers
-        return self.markers
-
-    def __exit__(self, *exception: object) -> None:
-        global _markers
-        _markers = self._outer
+@contextlib.contextmanager
+def collect_markers() -> Iterator[list[Tensor]]:
+    """Collect the losses marked inside, in the order of execution."""
+    global _markers
+    outer, _markers = _markers, []
+    try:
+        yield _markers
+    finally:
+        _markers = outer
 
 
 def is_marker(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ gradient of a tensor is made by the operators that consume the tensor, hence
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,8 @@ from poptorch_host.options import Options
 
 _PREFIX = "automaticLossScalingSettings."
 _HALF_MAX = 65504.0
+FACTOR = "lossScaleUpdateFactor"  # PopART's name
+_COUNTS = "lossScaleCounts"
 
 _PRODUCTS = frozenset(
     {
@@ -58,7 +60,7 @@ class LossScale:
         self.method = int(settings.get("gradientTensorTrackingMethod", 0))
         self.factor = torch.ones((), device=device)
         self.group: dist.ProcessGroup | None = None
-        self._steps = 0
+        self._steps = 0  # since the factor was last reconsidered
         self._counts = torch.zeros(2, dtype=torch.int64, device=device)  # elements above the edge, others
 
     def count(self, gradient: Tensor) -> None:
@@ -76,14 +78,32 @@ class LossScale:
         if not self.enabled:
             return
         self._steps += 1
-        if self._steps % self.update_period:
+        if self._steps < self.update_period:
             return
+        self._steps = 0
         add_up([self._counts], self.group)
         upper, lower = self._counts.double()
         large = upper > lower * (self.threshold / (1 - self.threshold))
         factor = torch.where(large, self.factor * 0.5, self.factor * 2.0)
         self.factor = factor if skipped is None else torch.where(skipped, self.factor, factor)
         self._counts.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return copies of the factor, and of what has been counted of a longer update period, on the CPU."""
+        if not self.enabled:
+            return {}
+        state = {FACTOR: self.factor.to("cpu", copy=True)}
+        if self.update_period > 1:
+            state[_COUNTS] = torch.tensor([self._steps, *self._counts.tolist()])
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned, as far as it is there."""
+        if FACTOR in state:
+            self.factor.copy_(state[FACTOR])
+        if _COUNTS in state:
+            self._steps = int(state[_COUNTS][0])
+            self._counts.copy_(state[_COUNTS][1:])
 
     def check(self, tracked: int, pipelined: bool, accumulation: int) -> None:
         """Raise Error where PopTorch refuses automatic loss scaling at compile time."""

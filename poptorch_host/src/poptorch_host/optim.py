@@ -76,9 +76,10 @@ class Optimizer(torch.optim.Optimizer):
                 "The state has no ipu_state and ipu_param: it was not saved by a poptorch optimizer. Only torch's "
                 "part of it has been loaded"
             )
-        self._ipu_state, self._ipu_param = state_dict["ipu_state"], state_dict["ipu_param"]
-        if self._device is not None and self._ipu_state is not None:
-            self._device.load_state(self._ipu_state)
+        if self._device is None:
+            self._ipu_state, self._ipu_param = state_dict["ipu_state"], state_dict["ipu_param"]
+        elif state_dict["ipu_state"] is not None:
+            self._device.load_state(state_dict["ipu_state"])
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self._own}}

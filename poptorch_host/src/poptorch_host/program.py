@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from typing import Any, Callable, Iterator
 
@@ -17,7 +18,7 @@ from poptorch_host.distributed import device_for
 from poptorch_host.enums import OutputMode
 from poptorch_host.errors import Error
 from poptorch_host.forward import ForwardMode
-from poptorch_host.loss import CollectMarkers
+from poptorch_host.loss import collect_markers
 from poptorch_host.options import Options
 from poptorch_host.precision import half_type, numerics
 from poptorch_host.weights import DeviceWeights
@@ -54,6 +55,7 @@ class Program:
             options.anchored_tensors, OutputMode(options.output_mode), options.output_return_period, self.tensor_names()
         )
 
+    @torch.inference_mode(False)  # which also switches gradients on, whatever the caller's mode is
     def run(self, arguments: Arguments) -> Any:
         """Do one call's work and return its outputs, assembled on the CPU."""
         rows = arguments.cut(self.cut)
@@ -93,8 +95,8 @@ class Program:
     def _forward(self, inputs: list[Any]) -> tuple[Any, list[Tensor]]:
         """Run the model on one micro-batch; return its outputs and its loss markers."""
         args, kwargs = self.first.rebuild(inputs)
-        with CollectMarkers() as self._mode.markers, running_on_ipu(), self._autocast(), self._mode:
-            return self._module_call(*args, **kwargs), self._mode.markers
+        with collect_markers() as markers, running_on_ipu(), self._autocast(), self._mode:
+            return self._module_call(*args, **kwargs), markers
 
     def _made_up(self, leaf: Tensor) -> Tensor:
         """Generate an input on the device: normally distributed, or zeros where only whole numbers fit."""
@@ -123,6 +125,9 @@ class Program:
 
     def _learn_outputs(self, result: Any, inputs: list[Any]) -> None:
         leaves, self._spec = tree_flatten(result)
+        for leaf in leaves:
+            if dataclasses.is_dataclass(leaf):  # it would be kept as a constant, with the tensors of this pass
+                raise Error(f"A model can't return a {type(leaf).__name__}: return a tensor, tuple, list or dict")
         self._constants = [None if isinstance(x, Tensor) else x for x in leaves]
         self._types = [x.dtype if isinstance(x, Tensor) else None for x in leaves]
         # Outputs in memory that the next update or the caller overwrites are copied.
@@ -194,17 +199,11 @@ class Program:
 
 
 def _cut(options: Options) -> Cut:
-    """Return how this process's calls are cut; Error where a setting doesn't fit the processes or iterations."""
-    processes = options.Distributed.launched.num_processes
-    if options.replication_factor % processes:
-        raise Error(
-            f"{options.replication_factor} replicas can't be dealt out to {processes} processes: make "
-            f"Options.replicationFactor a multiple of {processes}, or start fewer processes"
-        )
+    """Return how this process's calls are cut; Error where replicas or period don't fit processes or iterations."""
     period, iterations = options.output_return_period, options.device_iterations
     if options.output_mode == OutputMode.EveryN and (period > iterations or iterations % period):
         raise Error(f"OutputMode.EveryN: the period {period} must divide the {iterations} device iterations")
-    return Cut(iterations, options.Training.gradient_accumulation, options.replication_factor // processes)
+    return Cut(iterations, options.Training.gradient_accumulation, options.local_replicas)
 
 
 def _autocast(

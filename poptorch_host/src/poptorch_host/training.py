@@ -17,7 +17,7 @@ from poptorch_host.errors import Error
 from poptorch_host.forward import ForwardMode
 from poptorch_host.gradients import Accumulation
 from poptorch_host.loss import find_loss
-from poptorch_host.loss_scaling import LossScale, TrackingMode
+from poptorch_host.loss_scaling import FACTOR, LossScale, TrackingMode
 from poptorch_host.options import Options
 from poptorch_host.program import Program
 from poptorch_host.updates import DeviceOptimizer
@@ -34,16 +34,15 @@ class ProgramOptimizer(DeviceOptimizer):
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that the program keeps between calls besides the model's own weights."""
-        masters = {f"{_MASTER}{name}": master.cpu().clone() for name, master in self._program.weights.masters.items()}
-        factor = {"lossScaleUpdateFactor": self._program.loss_scale.factor.cpu().clone()}
-        return {**super().state(), **masters, **(factor if self._program.loss_scale.enabled else {})}
+        finer = self._program.weights.finer
+        masters = {f"{_MASTER}{name}": value.to("cpu", copy=True) for name, value in finer.items()}
+        return {**super().state(), **masters, **self._program.loss_scale.state()}
 
     def load_state(self, state: Any) -> None:
         """Load what `state` returned."""
         super().load_state(state)  # checks, before anything is changed
-        if "lossScaleUpdateFactor" in state:
-            self._program.loss_scale.factor.copy_(state["lossScaleUpdateFactor"])
-        self._program.weights.load_masters(
+        self._program.loss_scale.load_state(state)
+        self._program.weights.load_finer(
             {name[len(_MASTER) :]: value for name, value in state.items() if name.startswith(_MASTER)}
         )
 
@@ -126,7 +125,8 @@ class TrainingProgram(Program):
         super()._begin_call()
         self._accumulation.clear()
         self._found.clear()
-        self._finite_loss = torch.ones((), dtype=torch.bool, device=self.device)
+        if self._checks_values:
+            self._finite_loss = torch.ones((), dtype=torch.bool, device=self.device)
 
     def _micro_batch(self, leaves: list[Any], replica: int) -> Any:
         result, markers = self._forward(self._inputs(leaves))
@@ -211,10 +211,10 @@ class TrainingProgram(Program):
     def tensor_names(self) -> list[str]:
         """Return what can be anchored: weights, buffers, gradients and the loss scale."""
         gradients = [f"{GRADIENT}{name}" for name in self.weights.trained]
-        return [*super().tensor_names(), *gradients, "finalLossScale", "lossScaleUpdateFactor"]
+        return [*super().tensor_names(), *gradients, "finalLossScale", FACTOR]
 
     def _read(self, name: str) -> Tensor:
-        if name == "lossScaleUpdateFactor":
+        if name == FACTOR:
             return self.loss_scale.factor
         return self._anchored[name] if name in self._anchored else super()._read(name)
 
@@ -223,6 +223,8 @@ def _reduction(options: Options) -> tuple[bool, bool]:
     """Return whether gradients are averaged, and whether that happens while accumulating."""
     mean = options.Training.accumulation_and_replication_reduction_type == ReductionType.Mean
     strategy = options.Training.meanAccumulationAndReplicationReductionStrategy
+    if mean and strategy == MeanReductionStrategy.PostAndLoss:
+        raise Error("PopTorch 3.4 can't divide by MeanReductionStrategy.PostAndLoss: use Post or Running")
     return mean, mean and strategy == MeanReductionStrategy.Running
 
 

@@ -154,14 +154,12 @@ class DeviceOptimizer:
 
     def _clipped(self, batches: List[Batch], updates: List[Tensors]) -> List[Tensors]:
         """Limit the norm over all parameters of all processes."""
-        order = {name: index for index, name in enumerate(self._weights)}
-        device = next(iter(self._weights.values())).device
-        norms = torch.zeros(len(order), device=device)
-        half = False
+        known: Dict[str, Tensor] = {}
         for batch, tensors in zip(batches, updates):
-            half = half or tensors[0].dtype is torch.float16
-            index = torch.tensor([order[name] for name in batch.names], device=device)
-            norms[index] = torch.stack(torch._foreach_norm(self._rounding.load(tensors)))
+            known.update(zip(batch.names, torch._foreach_norm(self._rounding.load(tensors))))
+        half = any(tensors[0].dtype is torch.float16 for tensors in updates)
+        zero = torch.zeros((), device=next(iter(self._weights.values())).device)
+        norms = torch.stack([known.get(name, zero) for name in self._weights])
         if self._shards is not None:
             self._shards.sum(norms)
         factor = clip_factor(norms, self._hyper.max_grad_norm, half)

@@ -87,9 +87,14 @@ def _wrappings(*values: Any) -> set[Wrapping]:
     return found
 
 
-def wrappings_of(model: nn.Module) -> set[Wrapping]:
-    """Return the training executors' wrappings that own tensors of `model`."""
-    return _wrappings(list(model.parameters()), list(model.buffers()))
+def tensors_of(model: nn.Module) -> list[Tensor]:
+    """Return a model's parameters and buffers."""
+    return [*model.parameters(), *model.buffers()]
+
+
+def wrappings_of(tensors: list[Tensor]) -> set[Wrapping]:
+    """Return the training executors' wrappings that own one of the tensors."""
+    return {tensor._wrapping for tensor in tensors if isinstance(tensor, _Fetching)}
 
 
 class Wrapping:
@@ -108,7 +113,7 @@ class Wrapping:
 
     def do(self) -> None:
         """Wrap the model, or only what has been added to it if this wrapping holds it."""
-        owners = wrappings_of(self._model) - {self}
+        owners = wrappings_of(tensors_of(self._model)) - {self}
         holder = vars(type(self._model)).get("_poptorch_wrapped", None)
         if owners or holder not in (None, self):
             raise RuntimeError("The model is wrapped already: destroy() the executor that holds it first")
@@ -116,7 +121,7 @@ class Wrapping:
             self._class = type(self._model)
             members = {"_poptorch_wrapped": self, "__reduce_ex__": _reduce_model, "__module__": self._class.__module__}
             self._model.__class__ = type(f"Poptorch{self._class.__name__}", (self._class,), members)
-        for tensor in (*self._model.parameters(), *self._model.buffers()):
+        for tensor in tensors_of(self._model):
             if not isinstance(tensor, _Fetching):
                 tensor.__class__ = Parameter if isinstance(tensor, nn.Parameter) else Buffer
                 tensor._wrapping = self  # type: ignore[attr-defined]
@@ -135,7 +140,7 @@ class Wrapping:
     def undo(self) -> None:
         """Fetch a last time and leave a plain model behind."""
         self.fetch()
-        for tensor in (*self._model.parameters(), *self._model.buffers()):
+        for tensor in tensors_of(self._model):
             if isinstance(tensor, _Fetching) and tensor._wrapping is self:
                 tensor.__class__ = nn.Parameter if isinstance(tensor, Parameter) else Tensor  # type: ignore[assignment]
                 del tensor._wrapping
@@ -157,7 +162,8 @@ class DeviceWeights:
     """The executor's own copy of the model on the device.
 
     `module` computes. `trained` names the tensors that the optimizer changes: the parameters themselves or, where
-    those stand for float16 in bfloat16, float32 masters of them, which `refresh` writes back.
+    those stand for float16 in bfloat16, float32 masters of them, which `refresh` writes back. `finer` are the masters
+    and whatever else is float32 here and float16 on the host: the host's values don't tell all of it.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, exact: bool) -> None:
@@ -177,6 +183,11 @@ class DeviceWeights:
         self._stored.update(self.module.named_buffers())
         self._stored.update(self.masters)
         self._frozen = {name for name, p in parameters.items() if not p.requires_grad}
+        self.finer = {
+            name: self._stored[name]
+            for name, host in self._host()
+            if host.dtype == torch.float16 and self._stored[name].dtype == torch.float32
+        }
         self.upload()
 
     def refresh(self) -> None:
@@ -206,13 +217,12 @@ class DeviceWeights:
             if name in self._stored:
                 yield name, _plain(tensor)
 
-    def load_masters(self, masters: dict[str, Tensor]) -> None:
-        """Take saved masters where they round to the host's weights; elsewhere those are other weights by now."""
-        host = dict(self._model.named_parameters())
-        for name in self.masters.keys() & masters.keys():
-            master = self.masters[name]
-            saved, values = masters[name].to(master), _plain(host[name]).to(master.device)
-            master.copy_(_merge(saved, values))
+    def load_finer(self, saved: dict[str, Tensor]) -> None:
+        """Take saved values of `finer` where they round to the host's; elsewhere those are other weights by now."""
+        for name, host in self._host():
+            if name in self.finer and name in saved:
+                device = self.finer[name]
+                device.copy_(_merge(saved[name].to(device), host.to(device.device)))
         self.refresh()
 
 
