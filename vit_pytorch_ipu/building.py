@@ -9,30 +9,47 @@ import torch
 
 from models import create_model
 from models.vit import VisionTransformer
-from options import FinetuneOptions, ValidationOptions
+from options import FinetuneOptions, PretrainOptions, ValidationOptions
 from pipeline import place
 from run.checkpoints import find
 from run.distributed import is_main
-from run.errors import UserError
-from weights import load_weights, read_config
+from run.errors import UsageError, UserError
+from weights import load_weights, read_class_names, read_config
 
 
-def build_model(options: FinetuneOptions, classes: List[str]) -> VisionTransformer:
-    """A ViT for `classes`, with pretrained weights if asked for, in the options' precision, placed on the IPUs."""
-    model = create_model(
-        options.model,
-        image_size=options.image_size,
-        num_classes=len(classes),
-        hidden_dropout=options.hidden_dropout_prob,
-        attention_dropout=options.attention_probs_dropout_prob,
-        drop_path=options.drop_path_rate,
-        **options.sizes(),
-    )
-    if options.pretrained_checkpoint != "none":
+def build_model(options: FinetuneOptions, classes: List[str], *, pretrained: bool = True) -> VisionTransformer:
+    """A ViT for `classes`, in the options' precision, placed on the IPUs.
+
+    Args:
+        options: of the script.
+        classes: class names of the data.
+        pretrained: load the weights that the options name. A run that is resumed does not need them any more.
+
+    Raises:
+        UsageError: sizes that make no model.
+        UserError: weights that can't be read or don't fit.
+    """
+    try:
+        model = create_model(
+            options.model,
+            image_size=options.image_size,
+            num_classes=len(classes),
+            hidden_dropout=options.hidden_dropout_prob,
+            attention_dropout=options.attention_probs_dropout_prob,
+            drop_path=options.drop_path_rate,
+            **options.sizes(),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if pretrained and options.pretrained_checkpoint != "none":
         report = load_weights(model, options.pretrained_checkpoint, new_head=options.new_head)
         if is_main():
             print(report, flush=True)
-    return _ready(model, options.precision, options.layers_per_ipu, options.recompute_checkpoint_every_layer)
+    _convert(model, options.precision)
+    middle = options.recompute_mid_layers if isinstance(options, PretrainOptions) else []
+    every = options.recompute_checkpoint_every_layer
+    place(model, options.layers_per_ipu, recompute_checkpoints=every, recompute_mid_layers=middle)
+    return model
 
 
 def load_trained_model(options: ValidationOptions, classes: List[str]) -> Tuple[VisionTransformer, Path]:
@@ -44,6 +61,7 @@ def load_trained_model(options: ValidationOptions, classes: List[str]) -> Tuple[
     place_of_weights = Path(options.pretrained_checkpoint)
     if (place_of_weights / "checkpoints").is_dir():
         place_of_weights = find(place_of_weights, options.checkpoint)
+    _check_classes(place_of_weights, classes)
     if options.model is None:
         arguments = dict(read_config(place_of_weights), image_size=options.image_size)
     else:
@@ -53,15 +71,31 @@ def load_trained_model(options: ValidationOptions, classes: List[str]) -> Tuple[
             f"{place_of_weights} was trained for {arguments['num_classes']} classes and the data has {len(classes)}: "
             "validate on the data that it was trained for"
         )
-    model = create_model(**arguments)
+    try:
+        model = create_model(**arguments)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     report = load_weights(model, place_of_weights)
     if is_main():
         print(report, flush=True)
-    return _ready(model, options.precision, options.layers_per_ipu, recompute=False), place_of_weights
+    _convert(model, options.precision)
+    place(model, options.layers_per_ipu)
+    return model, place_of_weights
 
 
-def _ready(model: VisionTransformer, precision: str, layers_per_ipu: List[int], recompute: bool) -> VisionTransformer:
+def _check_classes(weights: Path, classes: List[str]) -> None:
+    """Hold the checkpoint's class names against the data's, where it has names of the same kind."""
+    names = read_class_names(weights)
+    if len(names) != len(classes) or not set(names) & set(classes):
+        return  # another number is an error of its own; other names, as in published weights, tell nothing
+    first = next((label for label, name in enumerate(names) if name != classes[label]), None)
+    if first is not None:
+        raise UserError(
+            f"class {first} is {names[first]} in {weights} and {classes[first]} in the data: "
+            "validate on class folders named as those that it was trained on"
+        )
+
+
+def _convert(model: VisionTransformer, precision: str) -> None:
     if precision == "16.16":
         model.to(torch.half)
-    place(model, layers_per_ipu, recompute_checkpoints=recompute)
-    return model

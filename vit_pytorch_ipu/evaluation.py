@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, NamedTuple, Union
+from typing import Any, List, NamedTuple, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from dataset import ImageDataset
 from dataset.loaders import evaluation_loader
-from ipu_options import inference_options
+from ipu_options import inference_options, replicas_of_inference
 from options import FinetuneOptions, ValidationOptions
 from poptorch_host.backend import poptorch
 from run import distributed
 from run.sampling import EvaluationStream
+from run.signals import StopOnSignal
 
 
 class Score(NamedTuple):
@@ -47,28 +48,45 @@ class Evaluator:
         options: of the script.
         model: images → logits; in training or not, it comes back as it was.
         data: validation split.
+        stop: when it is requested, an evaluation is given up.
     """
 
     def __init__(
-        self, options: Union[FinetuneOptions, ValidationOptions], model: nn.Module, data: ImageDataset
+        self,
+        options: Union[FinetuneOptions, ValidationOptions],
+        model: nn.Module,
+        data: ImageDataset,
+        stop: Optional[StopOnSignal] = None,
     ) -> None:
-        self.options, self.model, self.data = options, model, data
+        self.options, self.model, self.data, self.stop = options, model, data, stop
         iterations = options.device_iterations if isinstance(options, ValidationOptions) else 1
         self.processes = distributed.world_size()
         self.ipu_options = inference_options(options, device_iterations=iterations, processes=self.processes)
         self.executor: Any = poptorch.inferenceModel(model, self.ipu_options)
-        batch = self.ipu_options.device_iterations * options.micro_batch_size
+        batch = self.ipu_options.device_iterations * options.micro_batch_size * replicas_of_inference()
         self.stream = EvaluationStream(data, multiple=batch, shard=(distributed.rank(), self.processes))
 
-    def __call__(self) -> Score:
-        """Score over the samples of all processes."""
+    def __call__(self) -> Optional[Score]:
+        """Score over the samples of all processes; None if any of them was asked to stop meanwhile.
+
+        Raises:
+            UserError: more images than tolerated can't be decoded.
+        """
         training = self.model.training
         totals = torch.zeros(4, dtype=torch.float64)
         # A loader draws a seed: training's random numbers must not depend on when evaluations happen.
         with torch.random.fork_rng(devices=[]):
             self.model.eval()
             for images, labels in evaluation_loader(self.options, self.ipu_options, self.stream, self.processes):
+                if self._stopping():
+                    break
                 totals += torch.tensor(count(self.executor(images), labels), dtype=torch.float64)
             self.model.train(training)
-        samples, top1, top5, loss = distributed.all_reduce_sum(totals.tolist())
+        samples, top1, top5, loss, stopped = distributed.all_reduce_sum([*totals.tolist(), float(self._stopping())])
+        if stopped:
+            return None
+        self.data.check_bad_images()
         return Score(top1 / samples, top5 / samples, loss / samples, int(samples))
+
+    def _stopping(self) -> bool:
+        return self.stop is not None and self.stop.requested

@@ -10,6 +10,8 @@ from options import FinetuneOptions, IpuOptions
 from poptorch_host.backend import popart, popdist, poptorch
 from run.errors import UsageError
 
+LOSS_SCALE = "loss_scale"  # anchored, where it is found automatically
+
 
 def _new_options(replicas: int) -> Any:
     """Options with `replicas` in all; under poprun its own number of replicas stands."""
@@ -18,6 +20,11 @@ def _new_options(replicas: int) -> Any:
     options = poptorch.Options()
     options.replicationFactor(replicas)
     return options
+
+
+def replicas_of_inference() -> int:
+    """Replicas of one process in inference: one, or under poprun as many as it says."""
+    return int(popdist.getNumLocalReplicas()) if popdist.isPopdistEnvSet() else 1
 
 
 def memory_proportions(options: IpuOptions) -> Dict[str, float]:
@@ -44,6 +51,8 @@ def _common(options: Any, given: IpuOptions) -> Any:
     options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.SameAsIpu))
     options.setAvailableMemoryProportion(memory_proportions(given))
     options.outputMode(poptorch.OutputMode.All)
+    if "$" in given.executable_cache_dir:
+        raise UsageError("executable_cache_dir is %s: export this variable first" % given.executable_cache_dir)
     if given.executable_cache_dir:
         options.enableExecutableCaching(given.executable_cache_dir)
     if given.half_partials:
@@ -53,6 +62,11 @@ def _common(options: Any, given: IpuOptions) -> Any:
 
 def training_options(given: FinetuneOptions) -> Any:
     """PopTorch options of training. A non-finite loss or gradient stops the program before the weights change."""
+    if popdist.isPopdistEnvSet() and popdist.getNumTotalReplicas() != given.replication_factor:
+        raise UsageError(
+            "poprun runs %d replicas and replication_factor is %d: make them agree"
+            % (popdist.getNumTotalReplicas(), given.replication_factor)
+        )
     options = _common(_new_options(given.replication_factor), given)
     options.deviceIterations(given.device_iterations)
     options.randomSeed(given.random_seed)
@@ -60,6 +74,8 @@ def training_options(given: FinetuneOptions) -> Any:
     reductions = {"mean": poptorch.ReductionType.Mean, "sum": poptorch.ReductionType.Sum}
     options.Training.accumulationAndReplicationReductionType(reductions[given.reduction_type])
     options.Training.setAutomaticLossScaling(given.auto_loss_scaling)
+    if given.auto_loss_scaling:
+        options.anchorTensor(LOSS_SCALE, "finalLossScale", poptorch.OutputMode.Final)
     options.Precision.enableStochasticRounding(given.stochastic_rounding)
     options.Precision.enableFloatingPointExceptions(True)
     location = poptorch.TensorLocationSettings().useOnChipStorage(not given.optimizer_state_offchip)

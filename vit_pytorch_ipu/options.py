@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Dict, List, Optional
 
-from run.options import CommonOptions, option
+from models.supervised import LOSSES
+from run.option_values import Only
+from run.options import CommonOptions, RunOptions, option
 
 PRECISIONS = ("16.16", "16.32", "32.32")
+
+SGD = Only("with --optimizer SGD", lambda given: given.optimizer == "SGD")
+ADAPTIVE = Only("with --optimizer Adam, AdamW or LAMB", lambda given: given.optimizer != "SGD")
+LAMB = Only("with --optimizer LAMB", lambda given: given.optimizer == "LAMB")
+CIFAR10 = Only("with --dataset cifar10", lambda given: given.dataset == "cifar10")
+GENERATED = Only("with --dataset generated", lambda given: given.dataset == "generated")
+FILES = Only("with data that are read", lambda given: given.dataset != "generated")
+PRETRAINED = Only("with --pretrained-checkpoint", lambda given: given.pretrained_checkpoint != "none")
+A_RUN = Only("with a run folder", lambda given: (Path(given.pretrained_checkpoint) / "checkpoints").is_dir())
+STEPS = Only("without --epochs", lambda given: not given.epochs)
+WORKERS = Only("with loading processes", lambda given: given.dataloader_workers != 0)
+MIXUP = Only("with --mixup", lambda given: given.mixup)
+EVALUATION = Only("with --evaluate", lambda given: given.evaluate)
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ class ModelSizeOptions(ModelOptions):
     mlp_dim: Optional[int] = option(None, "width of the MLP's hidden layer", minimum=1)
     patches_size: Optional[int] = option(None, "side of a patch", unit="pixels", minimum=1)
     layer_norm_eps: float = option(1e-6, "epsilon of every LayerNorm")
-    new_head: bool = option(True, "a new classification head instead of the pretrained one")
+    new_head: bool = option(True, "a new classification head instead of the pretrained one", only=PRETRAINED)
 
     def sizes(self) -> Dict[str, object]:
         """Keyword arguments for `models.create_model` that the command line or the config gave."""
@@ -55,30 +71,37 @@ class DataOptions(CommonOptions):
     """Data."""
 
     dataset: str = option("cifar10", "kind of data", choices=("cifar10", "imagenet1k", "folder", "generated"))
-    dataset_path: str = option("./data/cifar10", "folder of the data")
-    download: bool = option(False, "download CIFAR-10 into the folder if it is not there")
+    dataset_path: str = option("./data/cifar10", "folder of the data", only=FILES)
+    download: bool = option(False, "fetch the archive into the folder if it is not there", only=CIFAR10)
     eval_resize: str = option(
-        "crop", "evaluation: crop = resize by 256/224, cut the centre; direct = resize", choices=("crop", "direct")
+        "crop",
+        "evaluation: crop = resize by 256/224, cut the centre; direct = resize",
+        choices=("crop", "direct"),
+        only=FILES,
     )
     byteio: bool = option(False, "send uint8 images to the device and normalise them there")
     dataloader_workers: Optional[int] = option(
         None, "processes that load data; none takes the cores less one", minimum=0
     )
-    iterations: int = option(1, "host steps per epoch of generated data", minimum=1)
-    bad_image_ratio: float = option(0.001, "share of unreadable images above which the run stops", minimum=0)
+    iterations: int = option(1, "host steps per epoch", minimum=1, only=GENERATED)
+    bad_image_ratio: float = option(
+        0.001, "share of unreadable images above which the run stops", minimum=0, maximum=1, only=FILES
+    )
 
 
 @dataclass(frozen=True)
 class AugmentationOptions(CommonOptions):
     """Augmentation."""
 
-    random_flip: bool = option(True, "flip training images left to right at random")
-    crop_scale_min: float = option(0.05, "smallest share of the image's area in a random crop", minimum=0)
+    random_flip: bool = option(True, "flip training images left to right at random", only=FILES)
+    crop_scale_min: float = option(
+        0.05, "smallest share of the image's area in a random crop", positive=True, maximum=1, only=FILES
+    )
     extra_aug: Optional[str] = option(
-        None, "imagenet_policy = AutoAugment's ImageNet policy", choices=("imagenet_policy",)
+        None, "imagenet_policy = AutoAugment's ImageNet policy", choices=("imagenet_policy",), only=FILES
     )
     rebatched_worker_size: Optional[int] = option(
-        None, "samples that a loading process puts together at a time", minimum=1
+        None, "samples that a loading process puts together at a time", minimum=1, only=WORKERS
     )
     synthetic_data: bool = option(False, "make random inputs on the device; measures speed, trains nothing")
 
@@ -97,7 +120,7 @@ class TrainingOptions(CommonOptions):
 
     gradient_accumulation: int = option(1, "micro-batches of one replica per update", minimum=1)
     replication_factor: int = option(1, "replicas in all; several processes share them", minimum=1)
-    training_steps: int = option(0, "host steps, each of device_iterations updates", minimum=0)
+    training_steps: int = option(0, "host steps, each of device_iterations updates", minimum=0, only=STEPS)
     epochs: int = option(0, "passes over the data; above 0 it replaces training_steps", minimum=0)
     random_seed: int = option(42, "seed of everything random", minimum=0)
     reduction_type: str = option("mean", "how gradients are put together", choices=("mean", "sum"))
@@ -114,19 +137,19 @@ class OptimizerOptions(CommonOptions):
     learning_rate: float = option(0.03, "peak learning rate", minimum=0)
     lr_schedule: str = option("cosine", "after warm-up", choices=("constant", "linear", "cosine"))
     warmup_steps: int = option(0, "host steps of linear warm-up", minimum=0)
-    momentum: float = option(0.9, "SGD", minimum=0)
+    momentum: float = option(0.9, "share of the last update that goes on", minimum=0, only=SGD)
     weight_decay: float = option(0.0, "not on biases, LayerNorm, class token, positions", minimum=0)
-    adam_betas: List[float] = option([0.9, 0.999], "Adam, AdamW, LAMB")
-    adam_eps: float = option(1e-8, "Adam, AdamW, LAMB")
-    bias_correction: bool = option(True, "LAMB")
-    max_norm: float = option(65535.0, "LAMB: cap on the weight norm of matrices", minimum=0)
-    max_norm_bias: float = option(0.0, "LAMB: the same for vectors; 0 leaves them a plain Adam step", minimum=0)
-    loss_scaling: float = option(1.0, "factor on the loss, undone before the update", minimum=0)
+    adam_betas: List[float] = option([0.9, 0.999], "decay of the first and second moment", minimum=0, only=ADAPTIVE)
+    adam_eps: float = option(1e-8, "added to the root of the second moment", minimum=0, only=ADAPTIVE)
+    bias_correction: bool = option(True, "correct the moments' start at zero", only=LAMB)
+    max_norm: float = option(65535.0, "cap on the weight norm of matrices", minimum=0, only=LAMB)
+    max_norm_bias: float = option(0.0, "the same for vectors; 0 leaves them a plain Adam step", minimum=0, only=LAMB)
+    loss_scaling: float = option(1.0, "factor on the loss, undone before the update", positive=True)
     auto_loss_scaling: bool = option(False, "let the SDK find the loss scale (ALS)")
     accum_type: str = option("fp16", "gradient accumulators on an IPU", choices=("fp16", "fp32"))
     first_order_type: str = option("fp32", "momentum, Adam's m on an IPU", choices=("fp16", "fp32"))
-    second_order_type: str = option("fp32", "Adam's v on an IPU", choices=("fp16", "fp32"))
-    use_combined_accum: bool = option(False, "SGD: one tensor for accumulation and velocity")
+    second_order_type: str = option("fp32", "Adam's v on an IPU", choices=("fp16", "fp32"), only=ADAPTIVE)
+    use_combined_accum: bool = option(False, "one tensor for accumulation and velocity", only=SGD)
 
 
 @dataclass(frozen=True)
@@ -154,6 +177,7 @@ class IpuTrainingOptions(IpuOptions):
 
 @dataclass(frozen=True)
 class FinetuneOptions(
+    RunOptions,
     ModelSizeOptions,
     DataOptions,
     AugmentationOptions,
@@ -166,15 +190,35 @@ class FinetuneOptions(
 
     checkpoint_save_steps: int = option(100, "host steps between checkpoints; 0 saves only the last", minimum=0)
     keep_checkpoints: int = option(3, "checkpoints kept beside the best", minimum=1)
-    eval_every: int = option(0, "host steps between evaluations; 0 evaluates only at the end", minimum=0)
+    eval_every: int = option(
+        0, "host steps between evaluations; 0 evaluates only at the end", minimum=0, only=EVALUATION
+    )
     evaluate: bool = option(True, "evaluate on the validation split at all")
+
+
+@dataclass(frozen=True)
+class PretrainOptions(FinetuneOptions):
+    """Pretraining."""
+
+    representation_size: Optional[int] = option(None, "width of a tanh layer before the head; none for none", minimum=1)
+    loss: str = option("CELoss", "softmax or sigmoid cross-entropy", choices=LOSSES)
+    mixup: bool = option(False, "mix each training image and its label with its neighbour's in the micro-batch")
+    alpha: float = option(0.5, "both parameters of the Beta distribution", positive=True, only=MIXUP)
+    recompute_mid_layers: List[int] = option(
+        [], "encoder layers, from 0, that also keep what lies between attention and MLP", minimum=0
+    )
+
+    def sizes(self) -> Dict[str, object]:
+        """The same with the parts that only pretraining's model has, and its initialisation."""
+        own = {"representation_size": self.representation_size, "gelu_dropout": self.hidden_dropout_prob}
+        return {**super().sizes(), **own, "init": "pretrain"}
 
 
 @dataclass(frozen=True)
 class ValidationOptions(ModelOptions, DataOptions, BatchOptions, IpuOptions):
     """Checkpoint."""
 
-    checkpoint: str = option("best", "which one of a run folder: latest, best or a step")
+    checkpoint: str = option("best", "which one of a run folder: latest, best or a step", only=A_RUN)
     model: Optional[str] = option(None, "size and patch, for weights that do not say themselves")
 
 
@@ -186,6 +230,8 @@ REFUSED_IN_FINETUNING = {
     "representation_size": "the representation layer belongs to pretraining (pretrain.py)",
     "recompute_mid_layers": "it belongs to pretraining (pretrain.py)",
 }
+
+REFUSED_IN_PRETRAINING = {"pretrain": "the script decides: pretrain.py pretrains"}
 
 
 def refused_in_validation() -> Dict[str, str]:

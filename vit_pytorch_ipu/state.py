@@ -13,23 +13,23 @@ from run.errors import UsageError
 from run.options import as_dict
 from run.randomness import restore_rng_state, rng_state
 
-# A run resumed with another value of these would not be the same run any more.
-IDENTITY = [
-    "model",
-    "dataset",
-    "image_size",
-    "precision",
-    "optimizer",
-    "micro_batch_size",
-    "gradient_accumulation",
-    "replication_factor",
-    "device_iterations",
-    "random_seed",
-    "reduction_type",
-    "random_flip",
-    "crop_scale_min",
-    "extra_aug",
-]
+# What a resumed run may be given anew: where things are, how long and how fast it trains, how it is laid out on IPUs,
+# what it reports. With another value of any other option it would not be the same run any more.
+MAY_CHANGE = {
+    *("config", "output", "dry_run", "debug", "resume", "overwrite", "log_every", "tensorboard"),
+    *("wandb", "wandb_project_name", "wandb_run_name", "pretrained_checkpoint", "new_head", "num_labels"),
+    *("dataset_path", "download", "eval_resize", "dataloader_workers", "rebatched_worker_size", "bad_image_ratio"),
+    *("training_steps", "epochs", "learning_rate", "lr_schedule", "warmup_steps"),
+    *("checkpoint_save_steps", "keep_checkpoints", "eval_every", "evaluate"),
+    *("layers_per_ipu", "ipus_per_replica", "matmul_proportion", "executable_cache_dir", "prefetch_depth"),
+    *(
+        "recompute_checkpoint_every_layer",
+        "recompute_mid_layers",
+        "enable_rts",
+        "optimizer_state_offchip",
+        "profile_dir",
+    ),
+}
 
 
 def capture(
@@ -43,7 +43,7 @@ def capture(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generators": all_gather({"device": list(executor.rng_state), "host": rng_state()}),
-        "identity": {name: as_dict(options)[name] for name in IDENTITY},
+        "identity": {name: value for name, value in as_dict(options).items() if name not in MAY_CHANGE},
     }
 
 
@@ -56,7 +56,9 @@ def restore(
         UsageError: the run was started with options that make it another run.
     """
     now = as_dict(options)
-    changed = [f"{name} {now[name]} (was {was})" for name, was in state["identity"].items() if now[name] != was]
+    before = state["identity"]
+    # A pretraining run has options that fine-tuning has not: to it they are none.
+    changed = [f"{name} {now.get(name)} (was {was})" for name, was in before.items() if now.get(name) != was]
     if changed:
         raise UsageError(
             "the run can't be resumed with {}: give the old value, or another --output for a new run".format(

@@ -39,9 +39,14 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     if options.dry_run:
         return
 
-    data = create_dataset(data_spec(options, str(folder / "bad_images.txt")), "validation")
+    bad_images = folder / "bad_images.txt"
+    if distributed.is_main() and bad_images.exists():
+        bad_images.unlink()  # of an earlier validation
+    data = create_dataset(data_spec(options, str(bad_images)), "validation")
     model, source = load_trained_model(options, data.classes)
+    distributed.barrier()
     score = Evaluator(options, Supervised(model).eval(), data)()
+    assert score, "only a run in training is asked to stop"
 
     if distributed.is_main():
         result = dict(score._asdict(), checkpoint=str(source), dataset=options.dataset_path)
@@ -49,7 +54,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         print(f"Checkpoint: {source}")
         print(f"Valid Loss: {score.loss:.5f}")
         print(f"Valid Accuracy: {100 * score.top1:.5f} % (top-1), {100 * score.top5:.5f} % (top-5)")
-        print("Number of samples: %d" % score.samples, flush=True)
+        print(f"Number of samples: {score.samples}", flush=True)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,38 @@ def huggingface_config(config: ViTConfig, class_names: Sequence[str]) -> Dict[st
     return content
 
 
+def preprocessor_config(config: ViTConfig, eval_resize: str) -> Dict[str, Any]:
+    """What transformers' pipelines do to an image before the model, as evaluation here does.
+
+    `eval_resize` is "direct", resized straight to the model's size, or "crop", the centre of a larger one. Pixels
+    end in [-1, 1].
+    """
+    height, width = config.image_size
+    size = {"height": height, "width": width}
+    shape: Dict[str, Any] = {"image_processor_type": "ViTImageProcessor", "size": size}
+    if eval_resize == "crop":  # which the ViTImageProcessor of transformers 4 can't
+        shorter = {"shortest_edge": round(height * 256 / 224)}
+        shape = {"image_processor_type": "BitImageProcessor", "size": shorter}
+        shape.update(do_center_crop=True, crop_size=size)
+    return {
+        **shape,
+        "do_resize": True,
+        "resample": 2,  # bilinear, in Pillow's numbers
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * config.in_channels,
+        "image_std": [0.5] * config.in_channels,
+    }
+
+
+def class_names(config: Dict[str, Any]) -> List[str]:
+    """Class names by label from a Hugging Face config.json; empty if it has none, or not one for each label."""
+    names = config.get("id2label")
+    labels = [str(label) for label in range(len(names))] if isinstance(names, dict) else []
+    return [str(names[label]) for label in labels] if names and set(labels) == set(names) else []
+
+
 def timm_config(config: ViTConfig, class_names: Sequence[str]) -> Dict[str, Any]:
     """What timm's create_model("local-dir:…") wants to know of a model."""
     if config.representation_size or config.layer_norm_eps != 1e-6:

@@ -18,6 +18,7 @@ from run.checkpoints import find
 from run.errors import UserError
 from run.manifest import MANIFEST
 
+PREPROCESSOR = "preprocessor_config.json"
 # In the order in which a folder is searched; an index lists the files among which a large model is divided.
 NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _SUFFIXES = (".safetensors", ".npz", ".bin", ".pth", ".pt")
@@ -54,11 +55,13 @@ def locate(path: Union[str, Path]) -> Path:
 
 def read_config(place: Path) -> Dict[str, Any]:
     """The Hugging Face config.json that belongs to what `locate` found, empty if there is none."""
-    if place.is_file() and place.name not in NAMES:
-        return {}
-    file = (place if place.is_dir() else place.parent) / "config.json"
-    config = _read_json(file) if file.is_file() else {}
+    config = _read_beside(place, "config.json")
     return config if "model_type" in config else {}
+
+
+def read_preprocessor(place: Path) -> Dict[str, Any]:
+    """The Hugging Face preprocessor_config.json that belongs to what `locate` found, empty if there is none."""
+    return _read_beside(place, PREPROCESSOR)
 
 
 def read_tensors(place: Path) -> Dict[str, Tensor]:
@@ -79,6 +82,13 @@ def read_tensors(place: Path) -> Dict[str, Tensor]:
     return tensors
 
 
+def _read_beside(place: Path, name: str) -> Dict[str, Any]:
+    if place.is_file() and place.name not in NAMES:
+        return {}  # a file of its own, whatever lies beside it
+    file = (place if place.is_dir() else place.parent) / name
+    return _read_json(file) if file.is_file() else {}
+
+
 def _holds_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in NAMES)
 
@@ -95,9 +105,10 @@ def _downloaded(name: str) -> Path:
 
     try:
         # Pickles are fetched only where a model has nothing else.
-        folder = Path(snapshot_download(name, allow_patterns=["config.json", *NAMES[:2], "model-*.safetensors"]))
+        described = ["config.json", PREPROCESSOR]
+        folder = Path(snapshot_download(name, allow_patterns=[*described, *NAMES[:2], "model-*.safetensors"]))
         if not _holds_weights(folder):
-            folder = Path(snapshot_download(name, allow_patterns=["config.json", "pytorch_model*"]))
+            folder = Path(snapshot_download(name, allow_patterns=[*described, "pytorch_model*"]))
     except Exception as error:  # the hub client lets through errors of several network libraries
         raise UserError(
             f"{name} is no file or folder here and could not be fetched from the Hugging Face hub "

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import safetensors.torch
 import torch
@@ -125,14 +125,20 @@ def read_config(path: Union[str, Path]) -> Dict[str, Any]:
     return weight_config.model_arguments(weight_files.read_config(place), place)
 
 
+def read_class_names(path: Union[str, Path]) -> List[str]:
+    """Names of a checkpoint's classes by label; empty where it has none. The argument is that of `load_weights`."""
+    return weight_config.class_names(weight_files.read_config(weight_files.locate(path)))
+
+
 def save_weights(
     model: VisionTransformer,
     folder: Union[str, Path],
     layout: str = "huggingface",
     *,
     class_names: Optional[Sequence[str]] = None,
+    eval_resize: str = "direct",
 ) -> None:
-    """Write model.safetensors and config.json, each whole or not at all, replacing what is there.
+    """Write model.safetensors and what describes it, each file whole or not at all, replacing what is there.
 
     "huggingface" is read by transformers.ViTForImageClassification.from_pretrained(folder), "timm" by
     timm.create_model("local-dir:folder"). A representation layer becomes the pooler of a transformers.ViTModel; the
@@ -143,6 +149,7 @@ def save_weights(
         folder: made if needed.
         layout: one of SAVE_LAYOUTS.
         class_names: one per output of the head, for config.json.
+        eval_resize: "crop" or "direct", as evaluation prepares images, for preprocessor_config.json.
 
     Raises:
         UserError: unknown layout, or one that can't hold this model.
@@ -157,10 +164,14 @@ def save_weights(
     content = describe(model.config, names)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     tensors = weight_layouts.to_layout(state, layout)
+    described = {"config.json": content}
+    if layout == "huggingface":
+        described[weight_files.PREPROCESSOR] = weight_config.preprocessor_config(model.config, eval_resize)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    write_atomically(folder / "config.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    for name, description in described.items():
+        write_atomically(folder / name, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
 
 
 def _translate(tensors: Dict[str, Tensor], config: ViTConfig, place: Path) -> Tuple[str, Dict[str, Tensor]]:

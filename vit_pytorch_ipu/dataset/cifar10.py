@@ -39,7 +39,8 @@ class Cifar10Images:
             require(path, "cifar10", split)
             self._pixels, self._labels, self.classes = read_cifar10(Path(path), split)
         except (ImageNetLayoutError, ValueError, OSError) as error:
-            raise UserError(str(error)) from error
+            remedy = "" if _is_there(path) else " --download fetches CIFAR-10 itself."
+            raise UserError(f"{error}{remedy}") from error
         self.prefix = f"CIFAR-10 {split} image "
 
     def __len__(self) -> int:

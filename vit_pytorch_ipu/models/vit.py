@@ -1,7 +1,7 @@
 """Vision Transformer for image classification (Dosovitskiy et al. 2020, arXiv:2010.11929).
 
 Pre-LayerNorm encoder with a class token, learned positions and the exact (erf) GELU; dropout stands where
-Hugging Face's ViTForImageClassification has it.
+Hugging Face's ViTForImageClassification has it, and on request after the GELU as in the paper's pretraining.
 
 Shape letters: B batch, P patches, N = P + 1 tokens, D width, H heads, M width of the MLP, C classes.
 """
@@ -25,9 +25,10 @@ INITIALISATIONS = ("finetune", "pretrain")
 class ViTConfig:
     """Shape, regularisation and initialisation of a VisionTransformer.
 
-    image_size (height, width) and patch_size are in pixels. The dropouts and drop_path are probabilities,
-    drop_path that of the last block. num_classes 0 leaves out the head; representation_size adds a tanh layer
-    of that width before it. init is "finetune", Hugging Face's, or "pretrain", for training from scratch.
+    image_size (height, width) and patch_size are in pixels. The dropouts and drop_path are probabilities, drop_path
+    that of the last block, gelu_dropout that inside the MLP. num_classes 0 leaves out the head; representation_size
+    adds a tanh layer of that width before it. init is "finetune", Hugging Face's, or "pretrain", for training from
+    scratch.
     """
 
     image_size: Tuple[int, int] = (224, 224)
@@ -39,6 +40,7 @@ class ViTConfig:
     heads: int = 12
     mlp_width: int = 3072
     hidden_dropout: float = 0.0
+    gelu_dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     layer_norm_eps: float = 1e-6
@@ -56,7 +58,7 @@ class ViTConfig:
             )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads; change one of them")
-        for name in ("hidden_dropout", "attention_dropout", "drop_path"):
+        for name in ("hidden_dropout", "gelu_dropout", "attention_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a probability below 1, not {getattr(self, name)}")
         if self.init not in INITIALISATIONS:
@@ -116,10 +118,11 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.mlp_width)
         self.fc2 = nn.Linear(config.mlp_width, config.width)
+        self.dropout = nn.Dropout(config.gelu_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token by itself."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.dropout(F.gelu(self.fc1(x))))
 
 
 class DropPath(nn.Module):

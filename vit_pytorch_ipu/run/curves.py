@@ -18,7 +18,8 @@ _FIRST = ("loss", "accuracy", "learning_rate", "lr", "throughput")
 _TITLES = {"lr": "learning rate", "throughput": "throughput (samples/s)"}
 _NOT_METRICS = {"step", "split", "time"}
 _SMOOTH_FROM = 100  # points from which noise hides the trend
-_EXACT = {"learning_rate", "lr"}
+_EXACT = {"learning_rate", "lr", "loss_scale"}
+_POWERS_OF_TWO = {"loss_scale"}
 
 
 def draw(records: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -37,6 +38,8 @@ def draw(records: Sequence[Mapping[str, Any]], path: Path) -> None:
             _draw_line(panel, split, points, smooth=metric not in _EXACT and len(points) >= _SMOOTH_FROM)
         panel.set_title(_TITLES.get(metric, metric.replace("_", " ")))
         panel.set_xlabel("step")
+        if metric in _POWERS_OF_TWO:
+            panel.set_yscale("log", base=2)
         panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         panel.grid(alpha=0.3)
         if len(lines) > 1:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import zlib
 from collections import deque
-from typing import Any, Callable, Deque, List, Optional, Sequence
+from contextlib import contextmanager
+from typing import Any, Callable, Deque, Iterator, List, Optional, Sequence
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,8 @@ import torch.distributed as dist
 from .errors import UserError
 from .launcher import place
 
+_LOST = "another process of this run has ended or can't be reached: see its message"
+_LOST_BY = re.compile(r"gloo|nccl|connection (closed|reset|refused)", re.IGNORECASE)
 _numbers: Optional[Any] = None  # process group for numbers on the host
 # Gloo's threads let go of a tensor a moment after its sum is there. Were theirs the last reference, they would wait for
 # the interpreter, which in torch 2.0 waits for them in destroy_process_group: a deadlock, so tensors stay for a while.
@@ -86,6 +90,17 @@ def barrier() -> None:
     all_reduce_sum([0.0])
 
 
+@contextmanager
+def peers_needed() -> Iterator[None]:
+    """Inside, a collective of whatever library that fails because another process has ended is a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() > 1 and _LOST_BY.search(str(error)):
+            raise UserError(_LOST) from error
+        raise
+
+
 def shutdown(*, wait: bool = True) -> None:
     """Leave the process group, which a process should do before it ends; without one, do nothing.
 
@@ -117,7 +132,7 @@ def _exchange(collective: Callable[..., Any], *tensors: Any) -> None:
     try:
         collective(*tensors, group=group)
     except RuntimeError as error:
-        raise UserError("another process of this run has ended or can't be reached: see its message") from error
+        raise UserError(_LOST) from error
 
 
 def _group() -> Any:

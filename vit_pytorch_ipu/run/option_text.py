@@ -12,7 +12,15 @@ from .option_values import REQUIRED, Field, plain
 _LETTERS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
-def usage(script: str, description: str, fields: Mapping[str, Field], values: Mapping[str, Any]) -> str:
+def usage(
+    script: str,
+    description: str,
+    fields: Mapping[str, Field],
+    values: Mapping[str, Any],
+    *,
+    config: bool = True,
+    rest: str = "",
+) -> str:
     """The --help text.
 
     Args:
@@ -20,11 +28,16 @@ def usage(script: str, description: str, fields: Mapping[str, Field], values: Ma
         description: what it does.
         fields: options to show, by name.
         values: what an option is if it is not given, by name.
+        config: whether there is a config file.
+        rest: the option that takes the words which belong to no flag.
     """
     width = max(60, min(120, shutil.get_terminal_size((110, 24)).columns))
-    parts = ["usage: %s --config NAME [--option VALUE …]\n" % script, textwrap.fill(description, width) + "\n"]
-    special = ["Help", _entry("-h, --help", "show this, with the values of --config if one is given", width)]
-    special.append(_entry("--list-configs", "list the entries of the config file", width))
+    words = ["--config NAME"] * config + ["[--option VALUE …]"] + ["[%s …]" % rest.upper()] * bool(rest)
+    parts = ["usage: %s %s\n" % (script, " ".join(words)), textwrap.fill(description, width) + "\n"]
+    shows = "show this, with the values of --config if one is given" if config else "show this"
+    special = ["Help", _entry("-h, --help", shows, width)]
+    if config:
+        special.append(_entry("--list-configs", "list the entries of the config file", width))
     parts.append("\n".join(special) + "\n")
     for title, members in _groups(fields).items():
         entries = [_entry(_signature(field), _meaning(field, values[field.name]), width) for field in members]
@@ -73,6 +86,7 @@ def _signature(field: Field) -> str:
 def _meaning(field: Field, value: Any) -> str:
     unit = " [%s]" % field.unit if field.unit else ""
     also = "".join("; also --%s" % alias.replace("_", "-") for alias in field.aliases)
+    also += "; only %s" % field.only.where if field.only else ""
     default = "required" if value is REQUIRED else "default: %s" % literal(value)
     return "%s%s%s (%s)" % (field.help, unit, also, default)
 

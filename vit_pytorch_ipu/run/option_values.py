@@ -23,6 +23,14 @@ REQUIRED: Any = _Required()
 
 
 @dataclass(frozen=True)
+class Only:
+    """Where alone an option has an effect: `where` completes "only …", `holds` tells of resolved options."""
+
+    where: str
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
 class Field:
     """An option of a dataclass: its name, type, default, limits and what --help says of it."""
 
@@ -37,6 +45,7 @@ class Field:
     above: Optional[float]
     minimum: Optional[float]
     maximum: Optional[float]
+    only: Optional[Only]
 
     @property
     def flag(self) -> str:
@@ -141,6 +150,7 @@ def _field(field: Any, hint: Any, klass: type) -> Field:
         "above": None,
         "minimum": None,
         "maximum": None,
+        "only": None,
     }
     settings: Dict[str, Any] = {**undeclared, **field.metadata}
     return Field(name=field.name, hint=hint, group=_title(klass), default=default, **settings)

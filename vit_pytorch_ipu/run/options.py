@@ -15,9 +15,9 @@ from .config_file import ConfigFile, checked
 from .errors import FALSE_WORDS, TRUE_WORDS, UsageError
 from .files import write_atomically
 from .launcher import say
-from .option_values import REQUIRED, Field, fields_of, nearest, plain
+from .option_values import REQUIRED, Field, Only, fields_of, nearest, plain
 
-Options = TypeVar("Options", bound="CommonOptions")
+Options = TypeVar("Options")
 
 
 def option(
@@ -30,6 +30,7 @@ def option(
     positive: bool = False,
     minimum: Optional[float] = None,
     maximum: Optional[float] = None,
+    only: Optional[Only] = None,
 ) -> Any:
     """Declare a field of an options dataclass, which is a flag, a YAML key and a line of --help.
 
@@ -44,6 +45,7 @@ def option(
         positive: only above 0.
         minimum: smallest value allowed.
         maximum: largest value allowed.
+        only: where alone it has an effect; given on the command line elsewhere, it is an error.
     """
     metadata = {
         "help": help,
@@ -53,6 +55,7 @@ def option(
         "above": 0 if positive else None,
         "minimum": minimum,
         "maximum": maximum,
+        "only": only,
     }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -65,24 +68,38 @@ class CommonOptions:
 
     config: str = option(help="entry of the config file")
     output: str = option("output/{config}", "run folder")
-    resume: bool = option(False, "go on with the run in the run folder")
-    overwrite: bool = option(False, "remove an earlier run from the run folder")
     dry_run: bool = option(False, "stop after the options are resolved, printed and saved")
     debug: bool = option(False, "show where in the program an error comes from")
-    log_every: int = option(1, "steps between reports of progress", minimum=1)
-    tensorboard: bool = option(True, "write TensorBoard files to the run folder")
-    wandb: bool = option(False, "log to Weights & Biases")
-    wandb_project_name: Optional[str] = option(None, "W&B project; none leaves it to W&B")
-    wandb_run_name: Optional[str] = option(None, "W&B run; none leaves it to W&B")
 
     def __post_init__(self) -> None:
         missing = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) is REQUIRED]
         if missing:
             raise UsageError("--%s is required" % missing[0].replace("_", "-"))
-        if self.resume and self.overwrite:
-            raise UsageError("--resume keeps the run folder and --overwrite empties it: give one of them")
         if not self.output:
             raise UsageError("--output is empty: give the run folder")
+
+
+_WANDB = Only("with --wandb", lambda options: options.wandb)
+
+
+@dataclass(frozen=True)
+class RunOptions(CommonOptions):
+    """Run folder and logging."""
+
+    resume: bool = option(False, "go on with the run in the run folder")
+    overwrite: bool = option(False, "remove an earlier run from the run folder")
+    log_every: int = option(1, "steps between reports of progress", minimum=1)
+    tensorboard: bool = option(True, "write TensorBoard files to the run folder")
+    wandb: bool = option(False, "log to Weights & Biases")
+    wandb_project_name: Optional[str] = option(None, "W&B project; none leaves it to W&B", only=_WANDB)
+    wandb_run_name: Optional[str] = option(None, "W&B run; none leaves it to W&B", only=_WANDB)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume and self.overwrite:
+            raise UsageError("--resume keeps the run folder and --overwrite empties it: give one of them")
+        if self.dry_run and self.overwrite:
+            raise UsageError("--dry-run changes nothing and --overwrite empties the run folder: give one of them")
 
 
 class _Given(NamedTuple):
@@ -94,10 +111,11 @@ def parse(
     cls: Type[Options],
     argv: Optional[Sequence[str]] = None,
     *,
-    configs: Path,
+    configs: Optional[Path],
     script: str,
     description: str,
     refused: Mapping[str, str] = {},
+    rest: str = "",
 ) -> Options:
     """Resolve the options of a script: command line over config entry over the file's defaults over the dataclass.
 
@@ -105,12 +123,14 @@ def parse(
     the next flag. `--help` and `--list-configs` print and exit with 0.
 
     Args:
-        cls: subclass of `CommonOptions`; fields are `option`s, the first line of a docstring names a group.
+        cls: subclass of `CommonOptions`; fields are `option`s, the first line of a docstring names a group. Without
+            `configs` any frozen dataclass of them.
         argv: words after the script's name, by default those of the command line.
-        configs: YAML file.
+        configs: YAML file; None for a script that has no config.
         script: name that entries give as their `script`.
         description: what the script does, for --help.
         refused: flag or key that would have no effect in this script → the reason.
+        rest: name of the list that takes the words which belong to no flag; without one they are errors.
 
     Raises:
         UsageError: anything unknown, misplaced, of the wrong type or out of range, with the nearest name.
@@ -119,21 +139,28 @@ def parse(
     refused = {name.lstrip("-").replace("-", "_"): reason for name, reason in refused.items()}
     fields = fields_of(cls)
     if any(word in ("-h", "--help") for word in words):
-        _help(fields, words, configs, script, description, refused)
-    if any(word.replace("_", "-") == "--list-configs" for word in words):
+        _help(fields, words, configs, script, description, refused, rest)
+    if configs and any(word.replace("_", "-") == "--list-configs" for word in words):
         say(ConfigFile(configs).describe())
         sys.exit(0)
-    given = _read_words(words, fields, refused)
-    file = ConfigFile(configs)
+    given = _read_words(words, fields, refused, rest)
     values = {name: field.default for name, field in fields.items()}
-    if "config" in given:
-        values["config"] = checked(fields["config"], given["config"].value, given["config"].flag)
-    if values["config"] is REQUIRED:
-        raise UsageError("--config is required: give one of %s" % ", ".join(file.entries))
-    values.update(file.values(values["config"], script=script, fields=fields, refused=refused))
+    if configs:
+        file = ConfigFile(configs)
+        if "config" in given:
+            values["config"] = checked(fields["config"], given["config"].value, given["config"].flag)
+        if values["config"] is REQUIRED:
+            raise UsageError("--config is required: give one of %s" % ", ".join(file.entries))
+        values.update(file.values(values["config"], script=script, fields=fields, refused=refused))
     values.update({name: checked(fields[name], value, flag) for name, (flag, value) in given.items()})
-    values["output"] = values["output"].replace("{config}", values["config"])
-    return cls(**values)
+    if configs:
+        values["output"] = values["output"].replace("{config}", values["config"])
+    options = cls(**values)
+    for name, (flag, _) in given.items():
+        only = fields[name].only
+        if only and not only.holds(options):
+            raise UsageError("%s has no effect here, only %s: leave it out" % (flag, only.where))
+    return options
 
 
 def as_dict(options: CommonOptions) -> Dict[str, Any]:
@@ -152,7 +179,9 @@ def write(options: CommonOptions, path: Path) -> None:
     write_atomically(Path(path), yaml.safe_dump(as_dict(options), sort_keys=False, allow_unicode=True))
 
 
-def _read_words(words: Sequence[str], fields: Mapping[str, Field], refused: Mapping[str, str]) -> Dict[str, _Given]:
+def _read_words(
+    words: Sequence[str], fields: Mapping[str, Field], refused: Mapping[str, str], rest_name: str
+) -> Dict[str, _Given]:
     """Option → flag and value, not yet converted; the last one of several counts."""
     names = {alias: field for field in fields.values() for alias in (field.name, *field.aliases)}
     given: Dict[str, _Given] = {}
@@ -161,6 +190,9 @@ def _read_words(words: Sequence[str], fields: Mapping[str, Field], refused: Mapp
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
         name = flag[2:].replace("-", "_")
+        if not flag.startswith("--") and rest_name:
+            given.setdefault(rest_name, _Given(rest_name, [])).value.append(word)
+            continue
         if not flag.startswith("--"):
             raise UsageError("%s belongs to no flag: see --help" % word)
         if name in refused:
@@ -193,10 +225,11 @@ def _take_value(flag: str, field: Field, rest: List[str]) -> Any:
 def _help(
     fields: Mapping[str, Field],
     words: Sequence[str],
-    configs: Path,
+    configs: Optional[Path],
     script: str,
     description: str,
     refused: Mapping[str, str],
+    rest: str,
 ) -> NoReturn:
     """Print --help, with the values of the config if the words name one, whatever else they hold."""
     values = {name: field.default for name, field in fields.items()}
@@ -204,9 +237,9 @@ def _help(
         name = word[len("--config=") :] if word.startswith("--config=") else ""
         if word == "--config" and position + 1 < len(words):
             name = words[position + 1]
-        if name and not name.startswith("-"):
+        if configs and name and not name.startswith("-"):
             values.update(ConfigFile(configs).values(name, script=script, fields=fields, refused=refused), config=name)
             values["output"] = values["output"].replace("{config}", name)
     shown = {name: field for name, field in fields.items() if name not in refused}
-    say(option_text.usage(script, description, shown, values))
+    say(option_text.usage(script, description, shown, values, config=configs is not None, rest=rest))
     sys.exit(0)

@@ -27,6 +27,8 @@ class Summary(NamedTuple):
     steps: int
 
     def __str__(self) -> str:
+        if not self.steps:
+            return "too few steps to measure the speed"
         return "median %.1f samples/sec, step time %.4f s median, %.4f s p95, over %d steps after warm-up" % (
             self.throughput,
             self.step_median,

@@ -11,7 +11,8 @@ APP = Path(__file__).resolve().parent.parent
 # A ViT of 20 thousand parameters on the digits config: a step takes milliseconds.
 TINY = ["--hidden-size", "32", "--num-hidden-layers", "2", "--num-attention-heads", "2", "--mlp-dim", "64"]
 TINY += ["--layers-per-ipu", "2", "--patches-size", "8", "--micro-batch-size", "8", "--dataloader-workers", "0"]
-TINY += ["--warmup-steps", "2", "--tensorboard", "false"]
+TINY += ["--warmup-steps", "2", "--log-every", "1", "--tensorboard", "false"]
+TINY += ["--gradient-accumulation", "2", "--device-iterations", "2", "--drop-path-rate", "0"]
 
 
 class Finished(NamedTuple):

@@ -59,16 +59,8 @@ def test_b16_cifar10(cifar10, pretrained, tmp_path):
     assert all(1.5 < line["loss"] < 4 for line in lines)
 
     command = ["--config", "b16_cifar10_valid", "--dataset-path", cifar10, "--pretrained-checkpoint", run]
-    command += [
-        "--micro-batch-size",
-        2,
-        "--output",
-        tmp_path / "valid",
-        "--dataloader-workers",
-        1,
-        "--checkpoint",
-        "latest",
-    ]
+    command += ["--micro-batch-size", 2, "--output", tmp_path / "valid"]
+    command += ["--dataloader-workers", 1, "--checkpoint", "latest"]
     done = run_script("validation.py", *command)
     assert done.status == 0, done.error
     assert "Number of samples: 8" in done.output
@@ -76,18 +68,18 @@ def test_b16_cifar10(cifar10, pretrained, tmp_path):
 
 
 @pytest.mark.parametrize("config", ["b16_cifar10", "b16_imagenet1k", "b16_imagenet1k_ALS", "digits"])
-def test_every_training_config_resolves(config, tmp_path):
+def test_every_training_config_resolves(config, tmp_path, attempt):
     """--dry-run on generated data of the right number of classes."""
     given = ["--dataset", "generated", "--num-labels", 10, "--pretrained-checkpoint", "none", "--epochs", 1]
-    done = run_script("finetune.py", "--config", config, *given, "--output", tmp_path / "run", "--dry-run")
+    done = attempt("finetune.py", "--config", config, *given, "--output", tmp_path / "run", "--dry-run")
     assert done.status == 0, done.error
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    batches = {"b16_cifar10": 8704, "b16_imagenet1k": 2040, "b16_imagenet1k_ALS": 2040, "digits": 64}
-    assert recipe["global_batch"] == batches[config]
+    batches = {"b16_cifar10": 8704, "b16_imagenet1k": 2040, "b16_imagenet1k_ALS": 2040}
+    assert recipe["global_batch"] == batches.get(config, 32)
 
 
 @pytest.mark.parametrize("config", ["b16_cifar10_valid", "b16_imagenet1k_valid", "digits_valid"])
-def test_every_validation_config_resolves(config, tmp_path):
-    done = run_script("validation.py", "--config", config, "--output", tmp_path / "valid", "--dry-run")
+def test_every_validation_config_resolves(config, tmp_path, attempt):
+    done = attempt("validation.py", "--config", config, "--output", tmp_path / "valid", "--dry-run")
     assert done.status == 0, done.error
     assert (tmp_path / "valid" / "config.yaml").is_file()

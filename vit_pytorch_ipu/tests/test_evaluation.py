@@ -6,6 +6,7 @@ from torch import nn
 
 from evaluation import Evaluator, count
 from options import ValidationOptions
+from run.signals import StopOnSignal
 
 
 def test_counts_by_hand():
@@ -27,6 +28,9 @@ class Images:
     def sample(self, epoch, index):
         return torch.full((3, 2, 2), float(index % 6)), torch.tensor((index + (index == 7)) % 6)
 
+    def check_bad_images(self):
+        self.checked = True
+
 
 class Guess(nn.Module):
     def __init__(self):
@@ -44,8 +48,26 @@ def test_every_sample_counts_once_whatever_the_batch(micro_batch_size):
     )
     model = Guess().train()
     before = torch.random.get_rng_state()
-    score = Evaluator(given, model, Images())()
+    images = Images()
+    score = Evaluator(given, model, images)()
+    assert images.checked
     assert score.samples == 29
     assert score.top1 == pytest.approx(28 / 29)
     assert model.training
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_an_evaluation_is_given_up_on_request():
+    class Asking(Images):
+        stop = StopOnSignal()
+        read = 0
+
+        def sample(self, epoch, index):
+            self.read += 1
+            self.stop.requested = self.read == 3
+            return super().sample(epoch, index)
+
+    images = Asking()
+    given = ValidationOptions(config="test", layers_per_ipu=[1], dataloader_workers=0)
+    assert Evaluator(given, Guess(), images, images.stop)() is None
+    assert images.read < 29

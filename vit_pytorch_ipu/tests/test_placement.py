@@ -41,6 +41,22 @@ def test_placement_changes_no_result():
     assert torch.equal(model(images), before)
 
 
+def test_stashed_are_the_middle_of_the_named_layers_and_the_end_of_all(monkeypatch):
+    kept = []
+    monkeypatch.setattr(poptorch, "recomputationCheckpoint", lambda tensor: kept.append(tensor) or tensor)
+    model = create_model("vit_tiny_patch16_224", image_size=32, num_classes=3, **SIZES).eval()
+    ends, middles = [], []
+    for block in model.blocks:
+        block.norm2.register_forward_pre_hook(lambda _, inputs: middles.append(inputs[0]))
+        block.register_forward_hook(lambda _, inputs, output: ends.append(output))
+    place(model, [1, 2], recompute_checkpoints=True, recompute_mid_layers=[0, 2])
+    model(torch.randn(2, 3, 32, 32))
+    expected = [middles[0], ends[0], ends[1], middles[2], ends[2]]
+    assert [id(tensor) for tensor in kept] == [id(tensor) for tensor in expected]
+    with pytest.raises(UsageError, match="layer 3 and the model has 0 to 2"):
+        placed([1, 2], recompute_mid_layers=[3])
+
+
 @pytest.mark.parametrize(("accumulation", "enough"), [(2, False), (3, True)])
 def test_two_ipus_make_three_training_stages(accumulation, enough):
     given = options(gradient_accumulation=accumulation, layers_per_ipu=[1, 2])

@@ -1,7 +1,9 @@
 """Kill real processes at random moments; the resumed run must end in the very same weights."""
 
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -9,6 +11,9 @@ import time
 import pytest
 from safetensors.torch import load_file
 
+import finetune
+from dataset import ImageDataset
+from run.errors import Stopped, UsageError
 from tests.scripts import APP, command, environment, run_script, tiny
 
 STEPS = 24
@@ -19,8 +24,18 @@ def arguments(digits, folder, *more):
     return tiny(digits, folder, *every, "--gradient-accumulation", 4, *more)
 
 
+def newest(folder):
+    return folder / "checkpoints" / json.loads((folder / "checkpoints" / "latest.json").read_text())["folder"]
+
+
 def final_weights(folder):
     return load_file(folder / "checkpoints" / f"step-{STEPS}" / "weights" / "model.safetensors")
+
+
+def measured(folder):
+    """The history without times."""
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [(line["step"], line["split"], line["loss"], line["accuracy"]) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +80,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_weights(digits, uninterrup
     expected, found = final_weights(uninterrupted), final_weights(folder)
     assert expected.keys() == found.keys()
     assert all((expected[name] == found[name]).all() for name in expected)
-    losses = [
-        [json.loads(line)["loss"] for line in (run / "history.jsonl").read_text().splitlines()]
-        for run in (uninterrupted, folder)
-    ]
-    assert losses[0] == losses[1]
+    assert measured(folder) == measured(uninterrupted)
 
 
 def test_sigterm_finishes_the_step_saves_and_exits_with_75(digits, uninterrupted, tmp_path):
@@ -90,8 +101,6 @@ def test_sigterm_finishes_the_step_saves_and_exits_with_75(digits, uninterrupted
 
 
 def test_a_flipped_byte_is_found_and_the_checkpoint_before_it_used(digits, uninterrupted, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
     newest = folder / "checkpoints" / f"step-{STEPS}" / "state.safetensors"
@@ -104,7 +113,50 @@ def test_a_flipped_byte_is_found_and_the_checkpoint_before_it_used(digits, unint
     assert all((final_weights(uninterrupted)[name] == value).all() for name, value in final_weights(folder).items())
 
 
-def test_another_recipe_cannot_be_resumed(digits, uninterrupted):
-    done = run_script("finetune.py", *arguments(digits, uninterrupted, "--resume", "--random-seed", 1))
-    assert done.status == 2
-    assert "random_seed 1 (was 42)" in done.error
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--random-seed", "1", "random_seed 1 (was 42)"),
+        ("--hidden-size", "64", "hidden_size 64 (was 32)"),
+        ("--weight-decay", "0.5", "weight_decay 0.5 (was 0.05)"),
+        ("--gradient-accumulation", "2", "gradient_accumulation 2 (was 4)"),
+    ],
+)
+def test_another_recipe_cannot_be_resumed_and_leaves_no_trace(digits, uninterrupted, flag, value, said):
+    before = (uninterrupted / "config.yaml").read_bytes()
+    with pytest.raises(UsageError) as caught:
+        finetune.main(arguments(digits, uninterrupted, "--resume", flag, value))
+    assert said in str(caught.value)
+    assert (uninterrupted / "config.yaml").read_bytes() == before
+
+
+def test_sigterm_in_an_evaluation_saves_at_once_and_the_resumed_run_makes_it_up(
+    digits, uninterrupted, tmp_path, monkeypatch
+):
+    folder, honest = tmp_path / "run", ImageDataset.sample
+
+    def asked_to_stop(self, epoch, index):
+        if not self.training and index == 100:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(self, epoch, index)
+
+    monkeypatch.setattr(ImageDataset, "sample", asked_to_stop)
+    with pytest.raises(Stopped, match="after step 12"):
+        finetune.main(arguments(digits, folder))
+    monkeypatch.undo()
+    assert not (folder / "checkpoints" / "best.json").exists()
+    finetune.main(arguments(digits, folder, "--resume"))
+    assert measured(folder) == measured(uninterrupted)
+    for name in ("best.json", "latest.json"):
+        assert (folder / "checkpoints" / name).read_text() == (uninterrupted / "checkpoints" / name).read_text()
+
+
+def test_a_run_that_was_moved_resumes_without_its_pretrained_weights(digits, uninterrupted, tmp_path):
+    origin, folder = tmp_path / "origin", tmp_path / "run"
+    shutil.copytree(newest(uninterrupted) / "weights", origin)
+    finetune.main(tiny(digits, folder, "--training-steps", 1, "--pretrained-checkpoint", origin))
+    shutil.rmtree(origin)
+    folder.rename(tmp_path / "moved")
+    more = ["--pretrained-checkpoint", origin, "--training-steps", 2, "--resume"]
+    finetune.main(tiny(digits, tmp_path / "moved", *more))
+    assert newest(tmp_path / "moved").name == "step-2"

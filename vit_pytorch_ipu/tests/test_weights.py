@@ -200,7 +200,7 @@ def test_saving_refuses_what_it_can_not_write(tmp_path):
 def test_an_interrupted_save_leaves_the_old_weights(tmp_path, monkeypatch):
     save_weights(tiny(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert sorted(before) == ["config.json", "model.safetensors"]
+    assert sorted(before) == ["config.json", "model.safetensors", "preprocessor_config.json"]
 
     def full(*args):
         raise OSError("disk full")

@@ -148,7 +148,7 @@ def test_missing_files_are_named(folder, tmp_path):
     with pytest.raises(UserError, match="data_batch_4 is missing"):
         create_dataset(spec(folder), "train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no cifar-10-batches-py folder: fetch and unpack"):
+    with pytest.raises(UserError, match=r"no cifar-10-batches-py folder: fetch and unpack.* --download"):
         create_dataset(spec(tmp_path / "empty"), "train")
 
 

@@ -100,6 +100,16 @@ def test_mlp_has_the_exact_gelu():
     torch.testing.assert_close(mlp(x), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_dropout_after_the_gelu_has_a_field_of_its_own():
+    """A dead MLP in training, where everything that the GELU lets through is dropped with near certainty."""
+    model = tiny(depth=1, gelu_dropout=1 - 1e-9)
+    x = torch.randn(2, 17, 24)
+    mlp = model.blocks[0].mlp
+    assert torch.equal(mlp.train()(x), mlp.fc2.bias.expand_as(x))
+    assert torch.equal(mlp.eval()(x), tiny(depth=1).blocks[0].mlp(x))
+    assert tiny(hidden_dropout=0.5).blocks[0].mlp.dropout.p == 0
+
+
 def test_samples_do_not_mix():
     model = tiny().eval()
     together = model(images())

@@ -141,3 +141,11 @@ def test_place_among_the_processes(environment, expected):
 def test_places_that_make_no_sense(environment):
     with pytest.raises(UserError):
         place(environment)
+
+
+def test_a_lost_process_is_told_whichever_library_noticed_and_other_errors_are_left_alone(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="another process of this run has ended"), distributed.peers_needed():
+        raise RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="shapes"), distributed.peers_needed():
+        raise RuntimeError("shapes do not fit")

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from run.errors import UsageError
-from run.options import CommonOptions, as_dict, option, parse, show, write
+from run.option_values import Only
+from run.options import CommonOptions, RunOptions, as_dict, option, parse, show, write
 
 CONFIGS = """
 defaults:
@@ -53,6 +54,7 @@ class Training(CommonOptions):
 
     learning_rate: float = option(0.1, "peak", positive=True, aliases=("lr", "--base-lr"))
     momentum: float = option(0.9, "of SGD", minimum=0, maximum=1)
+    eps: float = option(1e-8, "of Adam", only=Only("with --optimizer Adam", lambda given: given.optimizer == "Adam"))
     seed: int = option(0, "seed")
     optimizer: str = option("SGD", "rule", choices=("SGD", "Adam", "LAMB"))
     flip: bool = option(True, "flip images")
@@ -61,7 +63,7 @@ class Training(CommonOptions):
 
 
 @dataclass(frozen=True)
-class Options(Model, Training):
+class Options(RunOptions, Model, Training):
     """Checkpoints."""
 
     save_every: int = option(10, "steps between checkpoints", unit="steps")
@@ -178,6 +180,7 @@ def test_text_and_paths(resolve):
         (["--data", ""], "is no path"),
         (["--output", ""], "--output is empty"),
         (["--resume", "--overwrite"], "give one of them"),
+        (["--dry-run", "--overwrite"], "give one of them"),
         (["--config", "smal"], "did you mean small? (there are: small, wide, bare, checking)"),
         (["--config", "defaults"], "no config defaults"),
         (["--config", "checking"], "config checking is for check.py, not train.py"),
@@ -247,6 +250,15 @@ def test_flags_without_effect_are_refused_with_the_reason(configs, resolve, refu
     assert resolve("--config", "small", refused=refused).momentum == 0.9
 
 
+def test_a_flag_that_another_option_makes_idle_is_refused_on_the_command_line_only(configs, resolve, refusal):
+    message = refusal("--config", "small", "--eps", "1e-8")
+    assert message == "--eps has no effect here, only with --optimizer Adam: leave it out"
+    assert resolve("--config", "small", "--eps", "1e-3", "--optimizer", "Adam").eps == 1e-3
+    configs.write_text("small: {eps: 0.5}")
+    assert resolve("--config", "small").eps == 0.5
+    assert "--wandb" in refusal("--config", "small", "--wandb-run-name", "first")
+
+
 def test_help_shows_every_option_with_default_unit_and_group(resolve, capsys):
     with pytest.raises(SystemExit) as caught:
         resolve("--help", refused={"momentum": "none here"})
@@ -257,8 +269,11 @@ def test_help_shows_every_option_with_default_unit_and_group(resolve, capsys):
     assert "widths [features] (default: 3 3)" in " ".join(text.split())
     assert "--optimizer {SGD,Adam,LAMB}" in text
     assert "also --lr; also --base-lr" in text
+    assert "of Adam; only with --optimizer Adam (default: 1e-08)" in " ".join(text.split())
     assert "entry of the config file (required)" in text
-    order = [text.index("\n%s\n" % group) for group in ("Run", "Model", "Training", "Checkpoints")]
+    order = [
+        text.index("\n%s\n" % group) for group in ("Run", "Run folder and logging", "Model", "Training", "Checkpoints")
+    ]
     assert order == sorted(order)
 
 
@@ -302,7 +317,7 @@ def test_table_groups_names_values_and_units(resolve):
 
 def test_an_override_of_a_common_option_stays_in_its_group(resolve):
     @dataclass(frozen=True)
-    class Quiet(CommonOptions):
+    class Quiet(RunOptions):
         """Quiet."""
 
         log_every: int = option(50, "seldom")
@@ -316,3 +331,26 @@ def test_direct_construction_checks_what_is_required():
     with pytest.raises(UsageError, match="--config is required"):
         Options(seed=3)
     assert Options(config="small").config == "small"
+
+
+@dataclass(frozen=True)
+class WithoutConfig:
+    """Asking."""
+
+    model: str = option("m", "which")
+    files: List[str] = option([], "what")
+    loud: bool = option(False, "say more")
+
+
+def test_a_script_without_a_config_takes_flags_and_words(resolve, refusal, capsys):
+    settings = {"cls": WithoutConfig, "configs": None, "rest": "files"}
+    assert resolve("a", "--model", "x", "b", "--loud", "c", **settings) == WithoutConfig("x", ["a", "b", "c"], True)
+    assert resolve(**settings) == WithoutConfig("m", [], False)
+    assert resolve("--files", "a", "b", **settings).files == ["a", "b"]
+    assert "there is no flag --config" in refusal("--config", "small", **settings)
+    assert "a belongs to no flag" in refusal("a", **{**settings, "rest": ""})
+    with pytest.raises(SystemExit):
+        resolve("--help", **settings)
+    text = capsys.readouterr().out
+    assert text.startswith("usage: train.py [--option VALUE …] [FILES …]\n")
+    assert "config" not in text

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import select
 import struct
 import sys
 import termios
@@ -144,7 +145,10 @@ def test_a_real_terminal(columns, monkeypatch):
         with Progress(3, steps_per_epoch=3, samples_per_step=1) as progress:
             progress.report(3, learning_rate=0, loss=0.5)
         monkeypatch.undo()
-        text = os.read(controller, 10000).decode()
+        text = ""
+        while "3/3" not in text:  # a terminal hands over what is written in pieces
+            assert select.select([controller], [], [], 10)[0], text
+            text += os.read(controller, 10000).decode()
     os.close(controller)
     lines = [line for line in text.replace("\n", "\r").split("\r") if line]
     assert "3/3" in lines[-1]
