@@ -16,7 +16,7 @@ from .files import write_atomically
 
 _FIRST = ("loss", "accuracy", "learning_rate", "lr", "throughput")
 _TITLES = {"lr": "learning rate", "throughput": "throughput (samples/s)"}
-_NOT_METRICS = {"step", "split", "time"}
+_NOT_METRICS = {"step", "split", "time", "samples"}  # samples: how many were evaluated, always the same
 _SMOOTH_FROM = 100  # points from which noise hides the trend
 _EXACT = {"learning_rate", "lr", "loss_scale"}
 _POWERS_OF_TWO = {"loss_scale"}

@@ -165,6 +165,16 @@ def test_curves_show_every_metric(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"few.png", "many.png", "history.jsonl"}
 
 
+def test_the_number_of_samples_is_no_curve(tmp_path):
+    with History(tmp_path, tensorboard=False) as history:
+        history.log(1, "validation", loss=1.0)
+        history.curves(tmp_path / "without.png")
+        history.rewind(0)
+        history.log(1, "validation", loss=1.0, samples=360)
+        history.curves(tmp_path / "with.png")
+    assert (imread(str(tmp_path / "with.png")) == imread(str(tmp_path / "without.png"))).all()
+
+
 def test_smoothing_is_the_mean_of_finite_neighbours():
     values = np.arange(160.0)
     assert np.allclose(_smooth(values)[2:-2], values[2:-2])
