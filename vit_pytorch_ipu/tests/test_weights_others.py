@@ -168,6 +168,19 @@ def test_npz_equals_timms_own_reading(tmp_path):
     assert sorted(report.loaded) == sorted(model.state_dict())
 
 
+@pytest.mark.parametrize("side", [224, 384])
+def test_npz_of_the_published_geometries(tmp_path, side):
+    tokens = 1 + (side // 16) ** 2
+    kernel = 0.05 * np.random.default_rng(3).standard_normal((16, 16, 3, 24))
+    arrays = {**flax(tokens=tokens), "embedding/kernel": kernel.astype(np.float32)}
+    model, _ = load_npz(tmp_path, arrays, ours(image_size=side, patch_size=16))
+    sizes = {"img_size": side, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 3, "mlp_ratio": 2}
+    reference = timm.create_model("vit_base_patch16_224", num_classes=5, **sizes).eval()
+    reference.load_pretrained(tmp_path / "vit.npz")
+    picture = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(2))
+    same(model(picture), reference(picture))
+
+
 @pytest.mark.parametrize(
     "variant",
     [linen, big_vision, stacked, training_state, lambda arrays: big_vision(stacked(arrays))],
