@@ -1,7 +1,7 @@
 # One command each: `make demo` and `make test` set up what they need.
 PYTHON ?= python3
 TORCH := .venv/torch/bin/python
-PROJECTS := common poptorch_host vit_pytorch_ipu
+PROJECTS := ci common poptorch_host vit_pytorch_ipu
 
 .PHONY: help setup demo test lint copies bench clean $(addprefix test-,$(PROJECTS))
 
