@@ -30,6 +30,14 @@ def digest(files: List[str]) -> str:
     return content.hexdigest()
 
 
+def is_this_version(python: Path) -> bool:
+    """Whether `python` runs and is of the version that runs this."""
+    if not python.exists():
+        return False
+    command = [str(python), "-c", "import sys, pip; print(sys.version)"]
+    return subprocess.run(command, capture_output=True, text=True).stdout == sys.version + "\n"
+
+
 def make(name: str) -> None:
     """Create or renew `.venv/<name>`; a no-op when its stamp matches the requirement files."""
     folder = ROOT / ".venv" / name
@@ -38,18 +46,13 @@ def make(name: str) -> None:
     with open(ROOT / ".venv" / (name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         wanted = digest(REQUIREMENTS[name] + PROJECTS)
-        if stamp.is_file() and stamp.read_text() == wanted:
+        python = folder / "bin" / "python"
+        if python.exists() and stamp.is_file() and stamp.read_text() == wanted:
             return
         print(f"setting up .venv/{name} (several GB, some minutes the first time)", flush=True)
-        venv.create(folder, with_pip=True)
-        pip = [
-            str(folder / "bin" / "python"),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]
+        if not is_this_version(python):
+            venv.create(folder, with_pip=True, symlinks=True, clear=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         for requirements in REQUIREMENTS[name]:
             path = ROOT / requirements
             subprocess.run([*pip, "--requirement", path.name], cwd=path.parent, check=True)

@@ -69,6 +69,28 @@ def test_a_changed_requirement_changes_the_digest(tmp_path, monkeypatch):
     assert environments.digest(["requirements.txt"]) != before
 
 
+def test_an_environment_is_made_renewed_and_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    monkeypatch.setattr(environments, "REQUIREMENTS", {"small": ["requirements.txt"]})
+    monkeypatch.setattr(environments, "PROJECTS", [])
+    (tmp_path / "requirements.txt").write_text("# nothing\n")
+    for content, made in [("# nothing\n", True), ("# nothing\n", False), ("# still nothing\n", True)]:
+        (tmp_path / "requirements.txt").write_text(content)
+        environments.make("small")
+        assert ("setting up" in capsys.readouterr().out) == made
+    python = tmp_path / ".venv" / "small" / "bin" / "python"
+    assert environments.is_this_version(python)
+    marker = tmp_path / ".venv" / "small" / "kept"
+    marker.write_text("")
+    (tmp_path / ".venv" / "small" / "stamp").unlink()
+    environments.make("small")
+    assert marker.exists()
+    python.unlink()
+    environments.make("small")
+    assert not marker.exists()
+    assert environments.is_this_version(python)
+
+
 def test_the_driver_fails_when_a_test_fails(tmp_path):
     (tmp_path / "ci").mkdir()
     (tmp_path / "common" / "tests").mkdir(parents=True)
