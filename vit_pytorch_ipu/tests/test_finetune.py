@@ -56,7 +56,11 @@ def test_validation_repeats_the_runs_own_score(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [("swapped", ["class 0 is digit_0", "digit_1 in the data"]), ("fewer", ["10", "9"])]
+    ("change", "words"),
+    [
+        ("swapped", ["class 0 is digit_0", "digit_1 in the data"]),
+        ("fewer", ["trained for 10 classes and the data has 9"]),
+    ],
 )
 def test_validation_on_other_classes_is_refused(trained, digits, tmp_path, attempt, change, words):
     folder, _ = trained
