@@ -1,4 +1,4 @@
-"""Keep every torch app's run/ the same, byte for byte: check, or renew from vit_pytorch_ipu/run."""
+"""Keep what apps share the same in each of them, byte for byte: check, or renew from vit_pytorch_ipu."""
 
 from __future__ import annotations
 
@@ -11,40 +11,56 @@ from typing import Dict, List
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "vit_pytorch_ipu"
-APPS = ["mae_pytorch_ipu", "swin_pytorch_ipu", "vit_pytorch_gaudi"]
+IPU_APPS = ["mae_pytorch_ipu", "swin_pytorch_ipu"]
+TORCH_APPS = [*IPU_APPS, "vit_pytorch_gaudi"]
+# A folder or a file of the source → the apps that hold a copy.
+SHARED = {
+    "run": TORCH_APPS,
+    "dataset/images.py": TORCH_APPS,
+    "dataset/cifar10.py": TORCH_APPS,
+    "dataset/folders.py": TORCH_APPS,
+    "dataset/generated.py": TORCH_APPS,
+    "dataset/transforms.py": TORCH_APPS,
+}
 
 
-def files(app: str, root: Path = ROOT) -> Dict[str, Path]:
-    """Relative name → path of every source file under the app's run/."""
-    folder = root / app / "run"
-    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*.py"))}
+def files(app: str, shared: str, root: Path = ROOT) -> Dict[str, Path]:
+    """Name relative to the app → path of the source files that `shared`, a folder or a file, stands for in `app`."""
+    place = root / app / shared
+    found = sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.is_file() else []
+    return {str(path.relative_to(root / app)): path for path in found}
 
 
 def differences(root: Path = ROOT) -> List[str]:
-    """One sentence for each file of an app's run/ that is missing, extra or different from the source's."""
-    source = files(SOURCE, root)
+    """One sentence for each shared file that is missing from an app, extra or different from the source's."""
     found = []
-    for app in APPS:
-        if not (root / app).is_dir():
-            continue
-        copy = files(app, root)
-        found += [f"{app}/run/{name} is missing" for name in sorted(set(source) - set(copy))]
-        found += [f"{app}/run/{name} is not in {SOURCE}" for name in sorted(set(copy) - set(source))]
-        found += [
-            f"{app}/run/{name} differs from {SOURCE}/run/{name}"
-            for name in sorted(set(source) & set(copy))
-            if not filecmp.cmp(source[name], copy[name], shallow=False)
-        ]
+    for shared, apps in SHARED.items():
+        source = files(SOURCE, shared, root)
+        for app in apps:
+            if not (root / app).is_dir():
+                continue
+            copy = files(app, shared, root)
+            found += [f"{app}/{name} is missing" for name in sorted(set(source) - set(copy))]
+            found += [f"{app}/{name} is not in {SOURCE}" for name in sorted(set(copy) - set(source))]
+            found += [
+                f"{app}/{name} differs from {SOURCE}/{name}"
+                for name in sorted(set(source) & set(copy))
+                if not filecmp.cmp(source[name], copy[name], shallow=False)
+            ]
     return found
 
 
 def renew(root: Path = ROOT) -> None:
-    """Replace run/ of every app that exists by the source's."""
-    for app in APPS:
-        if (root / app).is_dir():
-            shutil.rmtree(root / app / "run", ignore_errors=True)
-            skip = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(root / SOURCE / "run", root / app / "run", ignore=skip)
+    """Replace what every app that exists shares by the source's."""
+    for shared, apps in SHARED.items():
+        for app in apps:
+            if not (root / app).is_dir():
+                continue
+            if (root / SOURCE / shared).is_dir():
+                shutil.rmtree(root / app / shared, ignore_errors=True)
+            for name, path in files(SOURCE, shared, root).items():
+                (root / app / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, root / app / name)
 
 
 def main() -> None:
@@ -55,7 +71,7 @@ def main() -> None:
         renew()
     found = differences()
     if found:
-        sys.exit("\n".join([*found, f"`make copies` renews them from {SOURCE}/run"]))
+        sys.exit("\n".join([*found, f"`make copies` renews them from {SOURCE}"]))
 
 
 if __name__ == "__main__":

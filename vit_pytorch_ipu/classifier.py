@@ -9,15 +9,16 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 import torch
 from torch import Tensor
 
-import weight_files
 from models import create_model
 from models.vit import VisionTransformer
 from prediction_options import PredictionOptions
 from preparation import Preparation, read_preparation
+from run import weight_files
 from run.checkpoints import find
 from run.errors import UserError
 from run.images import BadImageError, decode_rgb
-from weights import LoadReport, load_weights, read_class_names, read_config
+from run.load_report import LoadReport
+from weights import load_weights, read_class_names, read_config
 
 # SHA-256 of ImageNet-1k's synsets in order, with a space between them.
 _SYNSETS = "791ce0333040dd249d13133f90d28ef0263ffc01e5de0afd85b3e32048d7d456"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -14,41 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import weight_config
-import weight_files
 import weight_layouts
 from models import VisionTransformer, ViTConfig
+from run import weight_files
 from run.errors import UserError
 from run.files import write_atomically
+from run.load_report import LoadReport, some
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 SAVE_LAYOUTS = ("huggingface", "timm")
 _POSITIONS = "embeddings.positions"
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What `load_weights` did, in names of the model's tensors; of the file's where the model has no such tensor.
-
-    `resized` and `reinitialised` ones are not as in the file, `missing` ones as in the model before, `unexpected` ones
-    left out. `notes` are sentences on what else may change the outputs a little.
-    """
-
-    source: str
-    source_layout: str
-    loaded: Tuple[str, ...]
-    resized: Tuple[str, ...] = ()
-    reinitialised: Tuple[str, ...] = ()
-    missing: Tuple[str, ...] = ()
-    unexpected: Tuple[str, ...] = ()
-    notes: Tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors from {self.source} ({self.source_layout} layout)"]
-        for label in ("resized", "reinitialised", "missing", "unexpected"):
-            names: Tuple[str, ...] = getattr(self, label)
-            if names:
-                parts.append(f"{label} {_some(names)}")
-        return "; ".join([*parts, *self.notes])
 
 
 def load_weights(
@@ -63,7 +37,7 @@ def load_weights(
 
     Args:
         model: left as it is if an error is raised.
-        path: file, folder, run folder or Hugging Face hub name, see `weight_files.locate`.
+        path: file, folder, run folder or Hugging Face hub name, see `run.weight_files.locate`.
         strict: whether tensors that are missing or unexpected are an error. A wrong shape always is.
         new_head: start with a fresh head, whatever the file holds. A representation layer that the file has and the
             model has not is then left out too.
@@ -177,7 +151,7 @@ def save_weights(
 def _translate(tensors: Dict[str, Tensor], config: ViTConfig, place: Path) -> Tuple[str, Dict[str, Tensor]]:
     layout = weight_layouts.detect(tensors)
     if layout is None:
-        held = _some(list(tensors)) or "no tensors"
+        held = some(list(tensors)) or "no tensors"
         raise UserError(f"{place} holds {held}: give a ViT as Hugging Face, timm, Google or Graphcore write it")
     try:
         heads = weight_layouts.heads_of(tensors)
@@ -232,13 +206,8 @@ def _check_names(missing: Sequence[str], unexpected: Sequence[str], keeps_head: 
     if missing and all(name.startswith("head.") for name in missing):
         raise UserError(f"{place} has no classification head: ask for a new one (new_head)")
     if missing:
-        raise UserError(f"{place} lacks {_some(missing)}: choose another checkpoint, or sizes that fit it")
+        raise UserError(f"{place} lacks {some(missing)}: choose another checkpoint, or sizes that fit it")
     # What only feeds the head is of no use without it.
     foreign = [name for name in unexpected if keeps_head or not name.startswith(("head.", "representation."))]
     if foreign:
-        raise UserError(f"{place} holds {_some(foreign)}, for which the model has no place: build one that fits")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+        raise UserError(f"{place} holds {some(foreign)}, for which the model has no place: build one that fits")

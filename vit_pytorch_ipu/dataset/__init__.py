@@ -1,6 +1,7 @@
 """Data sets of images: CIFAR-10, ImageNet and other class folders, generated noise."""
 
-from dataset.images import ImageDataset, create_dataset
+from dataset.create import create_dataset
+from dataset.images import ImageDataset
 from dataset.spec import DataSpec
 from dataset.transforms import normalize
 

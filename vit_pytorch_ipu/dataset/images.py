@@ -1,8 +1,8 @@
-"""From (epoch, index) to what the model gets: source of images → decode guard → transform → dtype."""
+"""From (epoch, index) to what the model gets: source of images → decode guard → transform."""
 
 from __future__ import annotations
 
-from typing import List, Protocol, Tuple
+from typing import Callable, List, Optional, Protocol, Tuple
 
 import torch
 from torch import Tensor
@@ -10,9 +10,7 @@ from torch.utils.data import Dataset
 
 from dataset.cifar10 import Cifar10Images
 from dataset.folders import open_folders
-from dataset.generated import GeneratedImages
-from dataset.spec import DataSpec
-from dataset.transforms import EvalTransform, TrainTransform, normalize, sample_generator
+from dataset.transforms import sample_generator
 from run.errors import UserError
 from run.images import BadImages
 
@@ -39,19 +37,29 @@ class ImageDataset(Dataset):
     """Images prepared for the model, as a map from (epoch, index).
 
     May be pickled to worker processes. `classes` names the labels, `bad_images` lists what was undecodable.
+
+    Args:
+        source: of the images.
+        prepare: (3, H, W) uint8 and a generator of random numbers → what the model gets.
+        seed: of the generators.
+        bad_image_ratio: share of images that may fail to decode before the run stops.
+        bad_images: file that lists them; None: one in the temporary folder.
     """
 
-    def __init__(self, source: ImageSource, spec: DataSpec, training: bool) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        prepare: Callable[[Tensor, torch.Generator], Tensor],
+        *,
+        seed: int = 0,
+        bad_image_ratio: float = 0.001,
+        bad_images: Optional[str] = None,
+    ) -> None:
         self.source = source
         self.classes = source.classes
-        self.training = training
-        self.dtype: torch.dtype = getattr(torch, spec.dtype)
-        self.seed = spec.seed
-        self.bad_images = BadImages(spec.bad_images, spec.bad_image_ratio)
-        self._augment = TrainTransform(
-            spec.image_size, spec.crop_scale_min, spec.random_flip, spec.extra_aug == "imagenet_policy"
-        )
-        self._prepare = EvalTransform(spec.image_size, spec.eval_resize)
+        self.seed = seed
+        self.bad_images = BadImages(bad_images, bad_image_ratio)
+        self._prepare = prepare
 
     def __len__(self) -> int:
         return len(self.source)
@@ -60,10 +68,10 @@ class ImageDataset(Dataset):
         return self.sample(0, index)
 
     def sample(self, epoch: int, index: int) -> Tuple[Tensor, Tensor]:
-        """Sample `index` as augmented in `epoch`: image (3, size, size) in the data's dtype, label 0-d int64.
+        """Sample `index` as prepared in `epoch`: what the model gets, and the label as 0-d int64.
 
-        uint8 images are 0..255, float ones are normalised to [-1, 1]. An image that cannot be decoded is
-        listed and replaced, label and all, by the next good one. Validation is the same in every epoch.
+        Random choices depend on (seed, epoch, index) alone. An image that cannot be decoded is listed and replaced,
+        label and all, by the next good one.
 
         Raises:
             IndexError: outside 0 .. len - 1.
@@ -72,14 +80,7 @@ class ImageDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of a data set of {len(self)}")
         found, image = self.bad_images.first_good(index, len(self), self.source.image, self.source.name)
-        if isinstance(self.source, GeneratedImages):
-            pass  # has its size already, and a crop of noise is noise
-        elif self.training:
-            image = self._augment(image, sample_generator(self.seed, epoch, index))
-        else:
-            image = self._prepare(image)
-        if self.dtype != torch.uint8:
-            image = normalize(image, self.dtype)
+        image = self._prepare(image, sample_generator(self.seed, epoch, index))
         return image, torch.tensor(self.source.label(found))
 
     def check_bad_images(self) -> int:
@@ -87,24 +88,19 @@ class ImageDataset(Dataset):
         return self.bad_images.check(len(self), within=self.source.prefix)
 
 
-def create_dataset(spec: DataSpec, split: str) -> ImageDataset:
-    """The "train" or "validation" images that `spec` describes.
+def open_source(name: str, path: str, split: str, *, download: bool = False) -> ImageSource:
+    """The "train" or "validation" images of the data set `name` ("cifar10", otherwise class folders) in `path`.
 
     Raises:
-        UserError: when the data are missing, laid out otherwise, damaged, or have another number of classes
-            than the spec says.
+        UserError: when the data are missing, laid out otherwise or damaged.
     """
-    source: ImageSource
-    if spec.name == "generated":
-        assert spec.num_classes is not None, "DataSpec requires it"
-        source = GeneratedImages(spec.size, spec.image_size, spec.num_classes, spec.seed, split)
-    elif spec.name == "cifar10":
-        source = Cifar10Images(spec.path, split, spec.download)
-    else:
-        source = open_folders(spec.path, split)
-    if spec.num_classes is not None and spec.num_classes != len(source.classes):
+    return Cifar10Images(path, split, download) if name == "cifar10" else open_folders(path, split)
+
+
+def require_classes(source: ImageSource, num_classes: Optional[int], path: str) -> None:
+    """UserError unless the data in `path` have `num_classes` classes; None is any number."""
+    if num_classes is not None and num_classes != len(source.classes):
         raise UserError(
-            f"The {spec.name} data in {spec.path} have {len(source.classes)} classes and the model is set up "
-            f"for {spec.num_classes}: set the model to {len(source.classes)} classes or choose other data."
+            f"The data in {path} have {len(source.classes)} classes and the model is set up "
+            f"for {num_classes}: set the model to {len(source.classes)} classes or choose other data."
         )
-    return ImageDataset(source, spec, training=split == "train")

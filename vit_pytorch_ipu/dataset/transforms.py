@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 import torch
@@ -87,8 +87,8 @@ class EvalTransform:
         self.size = size
         self.mode = mode
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """Prepare `image`."""
+    def __call__(self, image: Tensor, _generator: Optional[torch.Generator] = None) -> Tensor:
+        """Prepare `image`; nothing is random."""
         size = self.size
         if self.mode == "direct":
             return resize(image, (size, size)).contiguous()

@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from run.checkpoints import find
-from run.errors import UserError
-from run.manifest import MANIFEST
+from .checkpoints import find
+from .errors import UserError
+from .manifest import MANIFEST
 
 PREPROCESSOR = "preprocessor_config.json"
 # In the order in which a folder is searched; an index lists the files among which a large model is divided.
