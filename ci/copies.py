@@ -1,4 +1,4 @@
-"""Keep what apps share the same in each of them, byte for byte: check, or renew from vit_pytorch_ipu."""
+"""Keep what apps share the same in each of them, byte for byte: check, or renew from their source."""
 
 from __future__ import annotations
 
@@ -7,43 +7,50 @@ import filecmp
 import shutil
 import sys
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = "vit_pytorch_ipu"
-IPU_APPS = ["mae_pytorch_ipu", "swin_pytorch_ipu"]
-TORCH_APPS = [*IPU_APPS, "vit_pytorch_gaudi"]
-# A folder or a file of the source → the apps that hold a copy.
-SHARED = {
-    "run": TORCH_APPS,
-    "dataset/images.py": TORCH_APPS,
-    "dataset/cifar10.py": TORCH_APPS,
-    "dataset/folders.py": TORCH_APPS,
-    "dataset/generated.py": TORCH_APPS,
-    "dataset/transforms.py": TORCH_APPS,
-}
+VIT, MAE, SWIN, GAUDI = "vit_pytorch_ipu", "mae_pytorch_ipu", "swin_pytorch_ipu", "vit_pytorch_gaudi"
 
 
-def files(app: str, shared: str, root: Path = ROOT) -> Dict[str, Path]:
-    """Name relative to the app → path of the source files that `shared`, a folder or a file, stands for in `app`."""
-    place = root / app / shared
+class Shared(NamedTuple):
+    """A folder or a file of the app `source`, of which other apps hold a copy."""
+
+    path: str
+    source: str
+    apps: List[str]
+
+
+SHARED = [
+    Shared("run", VIT, [MAE, SWIN, GAUDI]),
+    Shared("ipu", VIT, [MAE, SWIN]),
+    *(Shared(f"dataset/{name}.py", VIT, [MAE, SWIN, GAUDI]) for name in ("images", "cifar10", "folders")),
+    *(Shared(f"dataset/{name}.py", VIT, [MAE, SWIN, GAUDI]) for name in ("generated", "transforms")),
+    *(Shared(path, MAE, [SWIN]) for path in ("dataset/augmentation.py", "dataset/mixing.py", "models/supervised.py")),
+    Shared("remapping.py", MAE, [SWIN]),
+]
+
+
+def files(app: str, path: str, root: Path = ROOT) -> Dict[str, Path]:
+    """Name relative to the app → path of the source files that `path`, a folder or a file, stands for in `app`."""
+    place = root / app / path
     found = sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.is_file() else []
-    return {str(path.relative_to(root / app)): path for path in found}
+    return {str(file.relative_to(root / app)): file for file in found}
 
 
 def differences(root: Path = ROOT) -> List[str]:
     """One sentence for each shared file that is missing from an app, extra or different from the source's."""
     found = []
-    for shared, apps in SHARED.items():
-        source = files(SOURCE, shared, root)
-        for app in apps:
+    for shared in SHARED:
+        source = files(shared.source, shared.path, root)
+        for app in shared.apps:
             if not (root / app).is_dir():
                 continue
-            copy = files(app, shared, root)
+            copy = files(app, shared.path, root)
             found += [f"{app}/{name} is missing" for name in sorted(set(source) - set(copy))]
-            found += [f"{app}/{name} is not in {SOURCE}" for name in sorted(set(copy) - set(source))]
+            found += [f"{app}/{name} is not in {shared.source}" for name in sorted(set(copy) - set(source))]
             found += [
-                f"{app}/{name} differs from {SOURCE}/{name}"
+                f"{app}/{name} differs from {shared.source}/{name}"
                 for name in sorted(set(source) & set(copy))
                 if not filecmp.cmp(source[name], copy[name], shallow=False)
             ]
@@ -52,13 +59,14 @@ def differences(root: Path = ROOT) -> List[str]:
 
 def renew(root: Path = ROOT) -> None:
     """Replace what every app that exists shares by the source's."""
-    for shared, apps in SHARED.items():
-        for app in apps:
+    for shared in SHARED:
+        source = files(shared.source, shared.path, root)
+        for app in shared.apps:
             if not (root / app).is_dir():
                 continue
-            if (root / SOURCE / shared).is_dir():
-                shutil.rmtree(root / app / shared, ignore_errors=True)
-            for name, path in files(SOURCE, shared, root).items():
+            if (root / app / shared.path).is_dir():
+                shutil.rmtree(root / app / shared.path)
+            for name, path in source.items():
                 (root / app / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, root / app / name)
 
@@ -71,7 +79,7 @@ def main() -> None:
         renew()
     found = differences()
     if found:
-        sys.exit("\n".join([*found, f"`make copies` renews them from {SOURCE}"]))
+        sys.exit("\n".join([*found, "`make copies` renews them"]))
 
 
 if __name__ == "__main__":

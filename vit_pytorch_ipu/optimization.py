@@ -74,9 +74,3 @@ def learning_rate(options: OptimizerOptions, step: int, steps: int) -> float:
     if options.lr_schedule == "linear":
         return options.learning_rate * (1.0 - progress)
     return options.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give every parameter group the learning rate `value`; the device sees it after `setOptimizer`."""
-    for group in optimizer.param_groups:
-        group["lr"] = value

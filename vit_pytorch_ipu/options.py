@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from ipu.program import PRECISIONS
 from models.supervised import LOSSES
 from run.option_values import Only
 from run.options import CommonOptions, RunOptions, option
-
-PRECISIONS = ("16.16", "16.32", "32.32")
 
 SGD = Only("with --optimizer SGD", lambda given: given.optimizer == "SGD")
 ADAPTIVE = Only("with --optimizer Adam, AdamW or LAMB", lambda given: given.optimizer != "SGD")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from common.imagenet import ImageNetLayoutError
-from loop import train
 from options import REFUSED_IN_PRETRAINING, PretrainOptions
 from run.errors import entry_point
 from run.folder import open_run
 from run.options import parse
 from run.signals import StopOnSignal
+from training import train
 
 CONFIGS = Path(__file__).resolve().parent / "configs.yml"
 

@@ -9,8 +9,9 @@ from typing import Optional, Sequence
 from building import load_trained_model
 from common.imagenet import ImageNetLayoutError
 from dataset import create_dataset
-from dataset.loaders import data_spec
-from evaluation import Evaluator
+from dataset.from_options import data_spec
+from ipu.evaluation import Evaluator
+from ipu_options import create_program
 from models.supervised import Supervised
 from options import ValidationOptions, refused_in_validation
 from poptorch_host.backend import reason
@@ -45,8 +46,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     data = create_dataset(data_spec(options, str(bad_images)), "validation")
     model, source = load_trained_model(options, data.classes)
     distributed.barrier()
-    score = Evaluator(options, Supervised(model).eval(), data)()
+    score = Evaluator(create_program(options), Supervised(model).eval(), data)()
     assert score, "only a run in training is asked to stop"
+    assert score.top1 is not None
+    assert score.top5 is not None
 
     if distributed.is_main():
         result = dict(score._asdict(), checkpoint=str(source), dataset=options.dataset_path)

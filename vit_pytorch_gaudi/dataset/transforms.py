@@ -36,20 +36,20 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return images.to(torch.float32).div_(255).sub_(0.5).div_(0.5).to(dtype)
 
 
-def resize(image: Tensor, size: Tuple[int, int]) -> Tensor:
-    """(3, H, W) uint8 -> (3, *size) uint8, bilinear with antialiasing.
+def resize(image: Tensor, size: Tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """(3, H, W) uint8 -> (3, *size) uint8, bilinear or bicubic with antialiasing.
 
     The 8-bit kernel wants the channels innermost, which is also how decoders lay pixels out.
     """
     batch = image[None].contiguous(memory_format=torch.channels_last)
     if _HAS_UINT8_RESIZE:
-        return F.interpolate(batch, size, mode="bilinear", antialias=True)[0]
-    return _resize_through_float(batch, size)[0]
+        return F.interpolate(batch, size, mode=mode, antialias=True)[0]
+    return _resize_through_float(batch, size, mode)[0]
 
 
-def _resize_through_float(batch: Tensor, size: Tuple[int, int]) -> Tensor:
+def _resize_through_float(batch: Tensor, size: Tuple[int, int], mode: str = "bilinear") -> Tensor:
     """The same resize where torch has no 8-bit kernel; differs by rounding, at most one level."""
-    floats = F.interpolate(batch.to(torch.float32), size, mode="bilinear", antialias=True)
+    floats = F.interpolate(batch.to(torch.float32), size, mode=mode, antialias=True)
     return floats.round_().clamp_(0, 255).to(torch.uint8)
 
 

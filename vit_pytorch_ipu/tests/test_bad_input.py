@@ -152,7 +152,7 @@ def test_a_hub_name_without_a_network(monkeypatch):
 
 def test_no_learning_without_a_length(digits, tmp_path, attempt):
     done = attempt("finetune.py", *tiny(digits, tmp_path / "run", "--training-steps", 0))
-    one_sentence(done, 2, "--training-steps or --epochs")
+    one_sentence(done, 2, "the run has no length: give its steps or epochs")
 
 
 def test_a_folder_that_cannot_be_written(digits, attempt):

@@ -12,7 +12,7 @@ import sys
 import pytest
 import yaml
 
-from dataset.loaders import global_batch, samples_per_step
+from ipu_options import create_program
 from options import REFUSED_IN_FINETUNING, FinetuneOptions, PretrainOptions, ValidationOptions, refused_in_validation
 from run.options import parse
 from tests.scripts import APP, environment
@@ -136,7 +136,7 @@ def test_the_command_as_it_stands(name, variables):
     if "_real_" in name:
         assert options.dataset_path == "/datasets_dir/imagenet-raw-dataset"
     if batch:
-        assert global_batch(options) == batch
+        assert create_program(options).global_batch == batch
     if "host" not in name and script != "validation.py":
         assert options.executable_cache_dir == "/pytorch_exe_dir"
     if steps and options.epochs:
@@ -148,7 +148,7 @@ def test_the_command_as_it_stands(name, variables):
         places, _ = plan([*launcher[1:], "python3"])
         assert len(places) == 8
         assert int(places[0]["POPDIST_NUM_TOTAL_REPLICAS"]) == options.replication_factor == 16
-        local = samples_per_step(options) // 8
+        local = create_program(options).samples_per_step // 8
         assert local % options.rebatched_worker_size == 0
 
 

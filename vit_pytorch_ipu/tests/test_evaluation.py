@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation import Evaluator, count
-from options import ValidationOptions
+from ipu.evaluation import Evaluator, count
+from ipu.program import Program
 from run.signals import StopOnSignal
 
 
 def test_counts_by_hand():
     logits = torch.tensor([[5.0, 0, 0, 0, 0, 0, 0], [1.0, 2, 3, 4, 5, 6, 7], [0.0, 1, 0, 0, 0, 0, 0]])
-    samples, top1, top5, loss = count(logits, torch.tensor([0, 1, -1]))
+    samples, loss, top1, top5 = count(logits, torch.tensor([0, 1, -1]))
     assert (samples, top1, top5) == (2, 1, 1)
     expected = math.log(math.exp(5) + 6) - 5 + math.log(sum(math.exp(x) for x in range(1, 8))) - 2
     assert loss == pytest.approx(expected, rel=1e-6)
@@ -43,9 +43,7 @@ class Guess(nn.Module):
 
 @pytest.mark.parametrize("micro_batch_size", [1, 4, 64])
 def test_every_sample_counts_once_whatever_the_batch(micro_batch_size):
-    given = ValidationOptions(
-        config="test", micro_batch_size=micro_batch_size, layers_per_ipu=[1], dataloader_workers=0
-    )
+    given = Program(micro_batch_size=micro_batch_size, workers=0)
     model = Guess().train()
     before = torch.random.get_rng_state()
     images = Images()
@@ -68,6 +66,6 @@ def test_an_evaluation_is_given_up_on_request():
             return super().sample(epoch, index)
 
     images = Asking()
-    given = ValidationOptions(config="test", layers_per_ipu=[1], dataloader_workers=0)
+    given = Program(micro_batch_size=1, workers=0)
     assert Evaluator(given, Guess(), images, images.stop)() is None
     assert images.read < 29

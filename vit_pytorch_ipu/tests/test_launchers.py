@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.loaders import global_batch
-from ipu_options import training_options
+from ipu_options import create_program, training_options
 from options import PretrainOptions
 from run.errors import UsageError
 from run.options import parse
@@ -165,7 +164,7 @@ def test_poprun_on_one_host(workplace):
 def test_the_benchmarks_options_are_pretrain_pys(workplace, script, words, batch):
     (line,) = dry(workplace, script, f"-s x -p y --launcher poprun {words}")
     options = pretrain_options(line[line.index("pretrain.py") + 1 :])
-    assert global_batch(options) == batch
+    assert create_program(options).global_batch == batch
     assert options.dataset == "generated"
 
 
@@ -388,7 +387,7 @@ def test_replicas_that_differ_from_popruns(monkeypatch):
     options = pretrain_options(["--config", "digits_pretrain", "--replication-factor", "2"])
     for name, value in (("TOTAL", "4"), ("LOCAL", "2")):
         monkeypatch.setenv(f"POPDIST_NUM_{name}_REPLICAS", value)
-    with pytest.raises(UsageError, match="poprun runs 4 replicas and replication_factor is 2: make them agree"):
+    with pytest.raises(UsageError, match="poprun runs 4 replicas and the options say 2: make them agree"):
         training_options(options)
     same = pretrain_options(["--config", "digits_pretrain", "--replication-factor", "4"])
     assert training_options(same).replication_factor == 4

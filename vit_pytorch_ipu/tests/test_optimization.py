@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
+from ipu.training import set_learning_rate
 from models import create_model
-from optimization import create_optimizer, learning_rate, parameter_groups, set_learning_rate
+from optimization import create_optimizer, learning_rate, parameter_groups
 from options import FinetuneOptions
 from poptorch_host.backend import poptorch
 

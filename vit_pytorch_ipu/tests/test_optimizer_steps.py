@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from ipu.training import set_learning_rate
 from ipu_options import training_options
 from models.supervised import Supervised
-from optimization import create_optimizer, learning_rate, set_learning_rate
+from optimization import create_optimizer, learning_rate
 from options import PretrainOptions
 from poptorch_host.backend import poptorch
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ipu_options import inference_options, memory_proportions, training_options
+from ipu.poptorch_options import inference_options
+from ipu_options import create_program, training_options
 from models import create_model
 from models.supervised import Supervised
 from options import FinetuneOptions, ValidationOptions
@@ -85,13 +86,13 @@ def test_documented_options_reach_poptorch():
 
 def test_inference_gets_as_many_iterations_as_ipus():
     given = ValidationOptions(config="test", layers_per_ipu=[3, 3, 3, 3])
-    assert inference_options(given, device_iterations=1, processes=1).device_iterations == 4
-    assert inference_options(given, device_iterations=6, processes=1).device_iterations == 6
+    assert inference_options(create_program(given), device_iterations=1, processes=1).device_iterations == 4
+    assert inference_options(create_program(given), device_iterations=6, processes=1).device_iterations == 6
 
 
 def test_memory_shares_must_fit_the_ipus():
-    assert memory_proportions(options(matmul_proportion=[0.1, 0.2, 0.3, 0.4]))["IPU3"] == 0.4
+    assert create_program(options(matmul_proportion=[0.1, 0.2, 0.3, 0.4])).memory_proportions()["IPU3"] == 0.4
     with pytest.raises(UsageError, match="give 1, or 4"):
-        memory_proportions(options(matmul_proportion=[0.1, 0.2]))
+        create_program(options(matmul_proportion=[0.1, 0.2]))
     with pytest.raises(UsageError, match="make them agree"):
-        memory_proportions(options(ipus_per_replica=2))
+        create_program(options(ipus_per_replica=2))

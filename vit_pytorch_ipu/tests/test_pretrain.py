@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 import finetune
 import pretrain
 import validation
+from ipu_options import create_program
 from models import create_model
 from options import PretrainOptions
-from recipe import derive
 from run.errors import UsageError
 from run.options import parse
 from tests.scripts import APP, TINY, environment
+from training import describe_run
 
 SMALL = [*TINY, "--representation-size", "24", "--recompute-mid-layers", "1", "--log-every", "1"]
 
@@ -165,7 +166,7 @@ def test_the_model_is_the_documents():
 )
 def test_the_documents_numbers(config, batch, updates, warmup):
     given = parse(PretrainOptions, ["--config", config], configs=pretrain.CONFIGS, script="pretrain.py", description="")
-    recipe = derive(given, 1_281_167, torch.nn.Linear(1, 1), processes=1)
+    recipe = describe_run(given, create_program(given), 1_281_167, torch.nn.Linear(1, 1), processes=1)
     assert (recipe.global_batch, recipe.updates, recipe.steps, recipe.warmup_steps) == (batch, updates, updates, warmup)
     assert given.output == f"./output/{config}"
 

@@ -1,15 +1,20 @@
 import pytest
 import torch
 
+from ipu_options import create_program
 from options import FinetuneOptions
-from recipe import derive
 from run.errors import UsageError
+from training import describe_run
 
 ONE_PARAMETER = torch.nn.Linear(1, 1, bias=False)
 
 
 def options(**changes):
     return FinetuneOptions(config="test", **changes)
+
+
+def derive(options, samples, model, processes):
+    return describe_run(options, create_program(options), samples, model, processes)
 
 
 def test_the_documents_cifar_numbers():
@@ -39,7 +44,7 @@ def test_epochs_replace_steps_and_are_rounded_up_to_host_steps():
     [
         ({"training_steps": 1, "replication_factor": 3}, 2, "3 replicas can't be dealt out to 2 processes"),
         ({"training_steps": 1, "micro_batch_size": 101}, 1, "100 samples and one update takes 101"),
-        ({}, 1, "give --training-steps or --epochs"),
+        ({}, 1, "give its steps or epochs"),
     ],
 )
 def test_impossible_runs_are_refused(changes, processes, message):

@@ -86,7 +86,8 @@ def test_popdists_options_under_poprun_only():
     """Training and inference take PopRun's options where its variables are, the SDK's own elsewhere."""
     code = """
 import popdist.poptorch, poptorch
-from ipu_options import inference_options, replicas_of_inference, training_options
+from ipu.poptorch_options import inference_options, replicas_of_inference
+from ipu_options import create_program, training_options
 from options import FinetuneOptions
 from pathlib import Path
 from run.options import parse
@@ -97,7 +98,8 @@ print(type(options) is popdist.poptorch.Options, calls.get("replicationFactor"),
 assert calls["Training.gradientAccumulation"] == (30,)
 assert calls["deviceIterations"] == (8,)
 assert calls["Training.accumulationAndReplicationReductionType"] == ("Mean",)
-assert dict(inference_options(given, device_iterations=1, processes=2)._calls)["deviceIterations"] == (4,)
+inference = inference_options(create_program(given), device_iterations=1, processes=2)
+assert dict(inference._calls)["deviceIterations"] == (4,)
 """
     words = ["--config", "b16_imagenet1k", "--replication-factor", "16"]
     done = on_the_sdk(code, *words)

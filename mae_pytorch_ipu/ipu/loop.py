@@ -1,52 +1,40 @@
-"""Options → data → model → loop: what fine-tuning and pretraining share."""
+"""The loop of a training run: every host step that is left, read top to bottom."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Optional
 
-from building import build_model
-from dataset import ImageDataset, create_dataset
-from dataset.loaders import data_spec, training_loader
-from evaluation import Evaluator
-from models.supervised import Supervised
-from options import FinetuneOptions, PretrainOptions
-from recipe import announce, derive, wandb_arguments
+from ipu.evaluation import EvaluatedData, Evaluator
+from ipu.loaders import training_loader
+from ipu.recipe import wandb_arguments
+from ipu.training import Training
 from run import distributed
 from run.errors import Stopped
 from run.history import History
 from run.launcher import say
+from run.options import RunOptions
 from run.progress import Progress
-from run.randomness import seed_everything
 from run.sampling import TrainingStream
 from run.signals import StopOnSignal
-from training import Training
 
 
-def train(options: FinetuneOptions, folder: Path, stop: StopOnSignal) -> None:
-    """Train as the options say, in a run folder, until the run is over or `stop` is asked for.
+def run(
+    training: Training,
+    data: EvaluatedData,
+    evaluator: Optional[Evaluator],
+    options: RunOptions,
+    stop: StopOnSignal,
+) -> None:
+    """Train until the run is over or `stop` is asked for, with progress, history and curves in the run folder.
 
     Raises:
         Stopped: it was, and the run is saved.
-        UserError: data, weights, options or numbers that it can't be done with.
+        UserError: data or numbers that it can't be done with.
     """
-    seed_everything(options.random_seed)
-    spec = data_spec(options, str(folder / "bad_images.txt"))
-    data = create_dataset(spec, "train")
-    held_out = create_dataset(spec, "validation") if options.evaluate else None
-
-    resuming = options.resume and any((folder / "checkpoints").glob("*step-*"))
-    network = build_model(options, data.classes, pretrained=not resuming)
-    recipe = derive(options, len(data), network, distributed.world_size())
-    model = Supervised(network, options.loss if isinstance(options, PretrainOptions) else "CELoss")
-    training = Training(options, recipe, model, data.classes, folder)
-    announce(options, recipe, folder)
-    if options.dry_run:
-        return
-    if training.start >= recipe.steps and not (held_out and training.owes_evaluation):
+    recipe, folder = training.recipe, training.saving.folder.parent
+    if training.start >= recipe.steps and not (evaluator and training.owes_evaluation):
         say(f"all {recipe.steps} steps are done: nothing is left to resume")
         return
-    evaluator = Evaluator(options, model, held_out, stop) if held_out else None
     history = History(folder, tensorboard=options.tensorboard, wandb=wandb_arguments(options))
     history.rewind(training.start)
     progress = Progress(
@@ -65,34 +53,36 @@ def train(options: FinetuneOptions, folder: Path, stop: StopOnSignal) -> None:
 
 def _loop(
     training: Training,
-    data: ImageDataset,
+    data: EvaluatedData,
     evaluator: Optional[Evaluator],
     history: History,
     progress: Progress,
     stop: StopOnSignal,
 ) -> None:
     """Every host step that is left: train, log, evaluate, save."""
-    options, recipe, processes = training.options, training.recipe, distributed.world_size()
+    program, recipe, processes = training.program, training.recipe, distributed.world_size()
     if evaluator and training.owes_evaluation:
         with progress.paused():
             if not _assess(training.start, training, evaluator, history, progress):
                 raise _stopped(training.start)
     stream = TrainingStream(
         data,
-        seed=options.random_seed,
+        seed=program.seed,
         updates=recipe.updates,
         global_batch=recipe.global_batch,
-        start_update=training.start * options.device_iterations,
+        start_update=training.start * program.device_iterations,
         shard=(distributed.rank(), processes),
     )
-    batches = training_loader(options, training.ipu_options, stream, processes)
-    for step, (images, labels) in enumerate(batches, training.start + 1):
-        losses, correct = training.step(step, stream, images, labels)
-        local = [float(losses.sum()), losses.numel(), float(correct.sum()), len(labels), float(stop.requested)]
-        loss, micro_batches, hits, samples, stopping = distributed.all_reduce_sum(local)
+    batches = training_loader(program, training.ipu_options, stream, processes)
+    for step, batch in enumerate(batches, training.start + 1):
+        losses, *hits = training.step(step, stream, tuple(batch))
+        local = [float(losses.sum()), losses.numel(), len(batch[0]), float(stop.requested)]
+        local += [float(counts.sum()) for counts in hits]
+        loss, micro_batches, samples, stopping, *hit = distributed.all_reduce_sum(local)
         if progress.due(step):
-            values = {"loss": loss / micro_batches, "accuracy": hits / samples}
-            values["learning_rate"] = training.learning_rate
+            values = {"loss": loss / micro_batches, "learning_rate": training.last_learning_rate}
+            if hit:
+                values["accuracy"] = hit[0] / samples
             throughput = progress.report(step, **values)
             history.log(step, "train", throughput=throughput, loss_scale=training.loss_scale, **values)
 
@@ -111,8 +101,9 @@ def _assess(step: int, training: Training, evaluator: Evaluator, history: Histor
     score = evaluator()
     if score:
         history.log(step, "validation", accuracy=score.top1, top5=score.top5, loss=score.loss, samples=score.samples)
-        progress.note(f"Step {step}: validation accuracy {score.top1:.4f}, loss {score.loss:.4f}")
-    training.save(step, score.top1 if score else None)
+        accuracy = "" if score.top1 is None else f"accuracy {score.top1:.4f}, "
+        progress.note(f"Step {step}: validation {accuracy}loss {score.loss:.4f}")
+    training.save(step, score.metric if score else None)
     return score is not None
 
 

@@ -11,20 +11,53 @@ from typing import Any, Dict, Optional
 import torch
 from torch import nn
 
-from dataset.loaders import global_batch, samples_per_step
-from options import FinetuneOptions
+from ipu.program import Program
 from poptorch_host.backend import is_host, reason
 from run.distributed import is_main
 from run.errors import UsageError
-from run.options import as_dict, show, write
+from run.options import CommonOptions, RunOptions, as_dict, show, write
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is: host steps, calls of the device, each of the program's device iterations."""
+
+    steps: int
+    updates: int
+    updates_per_epoch: int
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data."""
+        return self.updates / self.updates_per_epoch
+
+
+def schedule(program: Program, samples: int, processes: int, *, epochs: float = 0, steps: int = 0) -> Schedule:
+    """Length of a run over `samples` samples: `epochs` where above 0, else `steps` host steps.
+
+    Raises:
+        UsageError: no length given, too few samples for one update, or replicas not divisible by the processes.
+    """
+    if program.replicas % processes:
+        raise UsageError(
+            "%d replicas can't be dealt out to %d processes: change one of the numbers" % (program.replicas, processes)
+        )
+    updates_per_epoch = samples // program.global_batch
+    if not updates_per_epoch:
+        raise UsageError(
+            "the training split has %d samples and one update takes %d: lower the micro-batch, "
+            "the gradient accumulation or the replicas" % (samples, program.global_batch)
+        )
+    if epochs:
+        steps = math.ceil(epochs * updates_per_epoch / program.device_iterations)
+    if not steps:
+        raise UsageError("the run has no length: give its steps or epochs")
+    return Schedule(steps, steps * program.device_iterations, updates_per_epoch)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Derived numbers, printed before training and saved as recipe.json.
-
-    `steps` are host steps, calls of the device, each of `device_iterations` updates.
-    """
+    """Derived numbers, printed before training and saved as recipe.json; `warmup` and `length` in host steps."""
 
     samples: int
     global_batch: int
@@ -35,28 +68,29 @@ class Recipe:
     epochs: float
     warmup_steps: int
     peak_learning_rate: float
+    learning_rate_schedule: str
     parameters: int
     processes: int
     precision: str
     device: str
 
-    def describe(self, options: FinetuneOptions) -> str:
+    def describe(self, program: Program) -> str:
         """The table that the user reads."""
         made_up = "micro-batch %d × accumulation %d × replicas %d" % (
-            options.micro_batch_size,
-            options.gradient_accumulation,
-            options.replication_factor,
+            program.micro_batch_size,
+            program.gradient_accumulation,
+            program.replicas,
         )
         rows = [
             ("samples", f"{self.samples:,}"),
             ("global batch", f"{self.global_batch:,} = {made_up}"),
-            ("per host step", "%s samples, %d updates" % (f"{self.samples_per_step:,}", options.device_iterations)),
+            ("per host step", "%s samples, %d updates" % (f"{self.samples_per_step:,}", program.device_iterations)),
             ("updates", "{}, {} per epoch".format(f"{self.updates:,}", f"{self.updates_per_epoch:,}")),
             ("host steps", "{}, {:.2f} epochs".format(f"{self.steps:,}", self.epochs)),
             (
                 "learning rate",
                 "peak %g, warm-up %d host steps, %s"
-                % (self.peak_learning_rate, self.warmup_steps, options.lr_schedule),
+                % (self.peak_learning_rate, self.warmup_steps, self.learning_rate_schedule),
             ),
             ("parameters", f"{self.parameters:,}"),
             ("processes", str(self.processes)),
@@ -66,49 +100,43 @@ class Recipe:
         return "\n".join("  %-14s %s" % row for row in rows)
 
 
-def derive(options: FinetuneOptions, samples: int, model: nn.Module, processes: int) -> Recipe:
-    """Work the numbers out.
+def derive(
+    program: Program,
+    samples: int,
+    model: nn.Module,
+    processes: int,
+    length: Schedule,
+    *,
+    warmup_steps: int,
+    peak_learning_rate: float,
+    learning_rate_schedule: str,
+) -> Recipe:
+    """Put the numbers of a run together.
 
     Args:
-        options: of the script.
+        program: how it runs.
         samples: in the training split.
         model: to train.
         processes: that train together.
-
-    Raises:
-        UsageError: no length given, too few samples for one update, or replicas not divisible by the processes.
+        length: of the run.
+        warmup_steps: host steps.
+        peak_learning_rate: after warm-up.
+        learning_rate_schedule: what it does then.
     """
-    batch = global_batch(options)
-    if options.replication_factor % processes:
-        raise UsageError(
-            "%d replicas can't be dealt out to %d processes: change --replication-factor or the number of processes"
-            % (options.replication_factor, processes)
-        )
-    updates_per_epoch = samples // batch
-    if not updates_per_epoch:
-        raise UsageError(
-            "the training split has %d samples and one update takes %d: lower --micro-batch-size, "
-            "--gradient-accumulation or --replication-factor" % (samples, batch)
-        )
-    steps = options.training_steps
-    if options.epochs:
-        steps = math.ceil(options.epochs * updates_per_epoch / options.device_iterations)
-    if not steps:
-        raise UsageError("the run has no length: give --training-steps or --epochs")
-    updates = steps * options.device_iterations
     return Recipe(
         samples=samples,
-        global_batch=batch,
-        samples_per_step=samples_per_step(options),
-        updates_per_epoch=updates_per_epoch,
-        steps=steps,
-        updates=updates,
-        epochs=updates / updates_per_epoch,
-        warmup_steps=options.warmup_steps,
-        peak_learning_rate=options.learning_rate,
+        global_batch=program.global_batch,
+        samples_per_step=program.samples_per_step,
+        updates_per_epoch=length.updates_per_epoch,
+        steps=length.steps,
+        updates=length.updates,
+        epochs=length.epochs,
+        warmup_steps=warmup_steps,
+        peak_learning_rate=peak_learning_rate,
+        learning_rate_schedule=learning_rate_schedule,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         processes=processes,
-        precision=describe_precision(options.precision),
+        precision=describe_precision(program.precision),
         device=describe_device(),
     )
 
@@ -140,15 +168,15 @@ def describe_device() -> str:
     return f"{device.type} ({name}); {reason}"
 
 
-def announce(options: FinetuneOptions, recipe: Recipe, folder: Path) -> None:
+def announce(options: CommonOptions, program: Program, recipe: Recipe, folder: Path) -> None:
     """Print options and numbers and save them as config.yaml and recipe.json; the first process does."""
     if is_main():
-        print(f"{show(options)}\n\n{recipe.describe(options)}\n", flush=True)
+        print(f"{show(options)}\n\n{recipe.describe(program)}\n", flush=True)
         write(options, folder / "config.yaml")
         (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
 
 
-def wandb_arguments(options: FinetuneOptions) -> Optional[Dict[str, Any]]:
+def wandb_arguments(options: RunOptions) -> Optional[Dict[str, Any]]:
     """Arguments of `wandb.init`, or None without --wandb."""
     if not options.wandb:
         return None

@@ -1,0 +1,145 @@
+"""Augmentation by timm and exact preparation of uint8 images; sizes are (height, width) in pixels.
+
+Images stay uint8 to the end: the model normalises them where it runs. What timm draws comes from Python's, NumPy's and
+torch's global generators, which are seeded for each sample and put back, so that a sample's bytes depend on
+(seed, epoch, sample) alone.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from typing import Any, Iterator, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torchvision.transforms import ColorJitter
+
+from dataset.transforms import random_crop_box, resize
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class TrainAugmentation:
+    """Random resized crop, mirror image, RandAugment or colour jitter, random erasing: uint8 (3, H, W) -> (3, *size).
+
+    Args:
+        size: of the result.
+        scale_min: smallest share of the image's area that a crop keeps.
+        flip: mirror half of the images.
+        auto_augment: timm's description of RandAugment, such as rand-m9-mstd0.5-inc1; None for none.
+        color_jitter: strength of jitter in brightness, contrast and saturation; without effect beside auto_augment,
+            as in timm.
+        erase_probability: of random erasing (Zhong et al. 2020, arXiv:1708.04896).
+        erase_mode: what fills the box: "pixel", normal noise, "rand", one such colour, or "const", the mean.
+        erase_count: boxes at most.
+        mean: of the data's channels, from 0 to 1; it fills what rotations uncover.
+        std: of the data's channels, from 0 to 1.
+        interpolation: "bicubic" or "bilinear".
+    """
+
+    def __init__(
+        self,
+        size: Tuple[int, int],
+        *,
+        scale_min: float = 0.08,
+        flip: bool = True,
+        auto_augment: Optional[str] = None,
+        color_jitter: Optional[float] = None,
+        erase_probability: float = 0.0,
+        erase_mode: str = "pixel",
+        erase_count: int = 1,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        interpolation: str = "bicubic",
+    ) -> None:
+        self.size, self.scale_min, self.flip, self.interpolation = size, scale_min, flip, interpolation
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.by_pillow: Any = None
+        if auto_augment:
+            fill = tuple(round(255 * value) for value in mean)
+            resample = Image.BICUBIC if interpolation == "bicubic" else Image.BILINEAR
+            hints = {"translate_const": int(0.45 * min(size)), "img_mean": fill, "interpolation": resample}
+            self.by_pillow = rand_augment_transform(auto_augment, hints)
+        elif color_jitter:
+            self.by_pillow = ColorJitter(color_jitter, color_jitter, color_jitter)
+        self.erase = None
+        if erase_probability:
+            self.erase = RandomErasing(erase_probability, mode=erase_mode, max_count=erase_count, device="cpu")
+
+    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment `image` by draws from `generator`."""
+        height, width = image.shape[-2:]
+        top, left, rows, columns = random_crop_box(height, width, self.scale_min, generator)
+        image = resize(image[:, top : top + rows, left : left + columns], self.size, self.interpolation)
+        if self.flip and torch.rand((), generator=generator) < 0.5:
+            image = image.flip(-1)
+        if self.by_pillow or self.erase:
+            with seeded(generator):
+                image = self._by_timm(image)
+        return image.contiguous()
+
+    def _by_timm(self, image: Tensor) -> Tensor:
+        if self.by_pillow:
+            augmented = self.by_pillow(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
+            image = torch.from_numpy(np.array(augmented)).permute(2, 0, 1)
+        if self.erase:
+            # timm erases in normalised images: it does so in an empty one, and what it filled is made pixels of.
+            filled = self.erase(torch.full(image.shape, torch.nan))
+            box = ~filled[:1].isnan()  # (1, H, W)
+            if box.any():
+                mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+                pixels = (filled * std + mean).mul(255).round().clamp(0, 255).nan_to_num(0)
+                image = torch.where(box, pixels.to(torch.uint8), image)
+        return image
+
+
+class EvalPreparation:
+    """Deterministic preparation: uint8 (3, H, W) -> (3, *size).
+
+    Args:
+        size: of the result.
+        crop: resize so that the image covers 256/224 of the size and cut out the centre; otherwise straight to size.
+        interpolation: "bicubic" or "bilinear".
+    """
+
+    def __init__(self, size: Tuple[int, int], crop: bool = True, interpolation: str = "bicubic") -> None:
+        self.size, self.crop, self.interpolation = size, crop, interpolation
+
+    def __call__(self, image: Tensor, _generator: Optional[torch.Generator] = None) -> Tensor:
+        """Prepare `image`; nothing is random."""
+        if not self.crop:
+            return resize(image, self.size, self.interpolation).contiguous()
+        covered = [int(side * 256 / 224) for side in self.size]
+        scale = max(wanted / side for wanted, side in zip(covered, image.shape[-2:]))
+        # What lies far outside of the crop is cut off first: a 1 x 10000 strip would fill memory.
+        keep = [min(side, int(4 * wanted / scale) + 1) for wanted, side in zip(covered, image.shape[-2:])]
+        image = _centre(image, keep[0], keep[1])
+        height, width = (max(wanted, int(side * scale)) for wanted, side in zip(covered, image.shape[-2:]))
+        return _centre(resize(image, (height, width), self.interpolation), *self.size).contiguous()
+
+
+def _centre(image: Tensor, height: int, width: int) -> Tensor:
+    top, left = round((image.shape[-2] - height) / 2), round((image.shape[-1] - width) / 2)
+    return image[:, top : top + height, left : left + width]
+
+
+@contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch by a draw, and put them back as they were."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = int(torch.randint(2**31, (), generator=generator))
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])

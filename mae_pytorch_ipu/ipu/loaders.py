@@ -1,0 +1,55 @@
+"""PopTorch loaders over streams of samples."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ipu.program import Program
+from poptorch_host.backend import poptorch
+from run.sampling import EvaluationStream, TrainingStream
+from run.signals import worker_init
+
+
+def workers(program: Program, processes: int) -> int:
+    """Loading processes of one training process: as asked, else the cores less one, shared by the processes."""
+    if program.workers is not None:
+        return program.workers
+    return max(1, (len(os.sched_getaffinity(0)) - 1) // processes)
+
+
+def training_loader(program: Program, ipu_options: Any, stream: TrainingStream, processes: int) -> Any:
+    """Loader over the rest of the run; `stream` already holds this process's share, in order."""
+    rows = program.samples_per_step // processes
+    rebatched = min(program.rebatched_worker_size or rows, rows)
+    mode = poptorch.DataLoaderMode.AsyncRebatched if rebatched < rows else poptorch.DataLoaderMode.Async
+    settings = {"rebatched_worker_size": rebatched} if rebatched < rows else {}
+    return _loader(program, ipu_options, stream, processes, mode, **settings)
+
+
+def evaluation_loader(program: Program, ipu_options: Any, stream: EvaluationStream, processes: int) -> Any:
+    """Loader over this process's share of the validation split, each sample once."""
+    return _loader(program, ipu_options, stream, processes, poptorch.DataLoaderMode.Async)
+
+
+def _loader(
+    program: Program,
+    ipu_options: Any,
+    stream: Any,
+    processes: int,
+    mode: Any,
+    **settings: Any,
+) -> Any:
+    count = workers(program, processes)
+    return poptorch.DataLoader(
+        ipu_options,
+        stream,
+        batch_size=program.micro_batch_size,
+        shuffle=False,
+        num_workers=count,
+        drop_last=True,
+        auto_distributed_partitioning=False,
+        worker_init_fn=worker_init,
+        mode=mode if count else poptorch.DataLoaderMode.Sync,
+        **(settings if count else {}),
+    )
