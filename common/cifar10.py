@@ -1,4 +1,4 @@
-"""CIFAR-10's Python batches, read without trusting them.
+"""CIFAR-10's and CIFAR-100's Python batches, read without trusting them.
 
 The files are pickles, and a pickle may name any function for the reader to call. Here the three names that a
 CIFAR batch needs are answered with inert stand-ins and every other name is refused, so nothing in the file runs.
@@ -21,6 +21,8 @@ BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "validation":
 META = "batches.meta"
 IMAGE_BYTES = 3 * 32 * 32
 CIFAR_COUNTS = {"train": 50_000, "validation": 10_000}
+CIFAR100_FOLDER = "cifar-100-python"
+CIFAR100_FILES = {"train": "train", "validation": "test", "classes": "meta"}
 
 
 class _DType:
@@ -92,11 +94,11 @@ def _text(value: object) -> str:
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
-def _images_and_labels(path: Path) -> Tuple[np.ndarray, np.ndarray]:
+def _images_and_labels(path: Path, key: str = "labels") -> Tuple[np.ndarray, np.ndarray]:
     batch = read_pickle(path)
-    data, labels = batch.get("data"), batch.get("labels")
+    data, labels = batch.get("data"), batch.get(key)
     if not isinstance(data, _Array) or not isinstance(labels, list):
-        raise ValueError("it lacks data or labels")
+        raise ValueError(f"it lacks data or {key}")
     images = data.array()
     if images.shape != (len(labels), IMAGE_BYTES):
         raise ValueError(f"its data is {images.shape} for {plural(len(labels), 'label')} of {IMAGE_BYTES} bytes each")
@@ -105,10 +107,10 @@ def _images_and_labels(path: Path) -> Tuple[np.ndarray, np.ndarray]:
     return images, np.array(labels, np.int64)
 
 
-def _class_names(path: Path) -> List[str]:
-    names = read_pickle(path).get("label_names")
+def _class_names(path: Path, key: str = "label_names") -> List[str]:
+    names = read_pickle(path).get(key)
     if not isinstance(names, list) or not names:
-        raise ValueError("it lacks label_names")
+        raise ValueError(f"it lacks {key}")
     return [_text(name) for name in names]
 
 
@@ -126,8 +128,35 @@ def read_cifar10(root: Path, split: str) -> Tuple[np.ndarray, np.ndarray, List[s
     parts = [_images_and_labels(folder / name) for name in BATCHES[split]]
     images = np.concatenate([images for images, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])
-    # (N, 3 * 32 * 32), planes first as CIFAR stores them -> (N, 32, 32, 3)
-    return images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), labels, _class_names(folder / META)
+    return _pixels_last(images), labels, _class_names(folder / META)
+
+
+def find_cifar100(root: Path) -> Path:
+    """The folder of CIFAR-100's files: `root/cifar-100-python`, or `root` itself if it has that role."""
+    return root if (root / CIFAR100_FILES["classes"]).is_file() else root / CIFAR100_FOLDER
+
+
+def read_cifar100(root: Path, split: str) -> Tuple[np.ndarray, np.ndarray, List[str]]:
+    """As `read_cifar10`, from CIFAR-100's files: the 100 fine labels and their names.
+
+    OSError or ValueError, with the file's name, if it cannot be read or labels are not among the names.
+    """
+    folder = find_cifar100(Path(root))
+    path = folder / CIFAR100_FILES["classes"]
+    try:
+        names = _class_names(path, "fine_label_names")
+        path = folder / CIFAR100_FILES[split]
+        images, labels = _images_and_labels(path, "fine_labels")
+        if not len(labels) or labels.max() >= len(names):
+            raise ValueError(f"its labels are none, or not among {plural(len(names), 'class')}")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used ({error})") from error
+    return _pixels_last(images), labels, names
+
+
+def _pixels_last(images: np.ndarray) -> np.ndarray:
+    """(N, 3 * 32 * 32), planes first as CIFAR stores them -> (N, 32, 32, 3)."""
+    return images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
 
 
 def check_cifar10(findings: Findings, root: Path, splits: Sequence[str]) -> None:

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
-from common.custom_op import CustomOpError, build, load
+from common.custom_op import CustomOpError, build, load, main
 
 MAKEFILE = """\
 custom_ops.so: op.cpp op.hpp
@@ -67,6 +68,50 @@ def test_other_tools_build_again(op, monkeypatch):
     monkeypatch.setenv("CXXFLAGS", "-O1")
     assert build(op) != first
     assert builds(op) == 2
+
+
+def test_tests_and_texts_are_no_sources(op):
+    build(op)
+    (op / "README.md").write_text("what it does")
+    (op / "tests").mkdir()
+    (op / "tests/test.cpp").write_text("int main() {}")
+    build(op)
+    assert builds(op) == 1
+
+
+def test_another_torch_builds_again(op, monkeypatch):
+    """Its C++ interface changes with the version. Without torch it builds too."""
+    libraries = {build(op)}
+    monkeypatch.setattr("common.custom_op.metadata.version", lambda name: {"torch": "0.1"}[name])
+    libraries.add(build(op))
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("common.custom_op.metadata.version", missing)
+    libraries.add(build(op))
+    assert len(libraries) == builds(op) == 3
+
+
+def test_targets_are_built_apart(op):
+    """Each leaves one library; PYTHON is the one that builds."""
+    (op / "Makefile").write_text("a b:\n\t$(CXX) -shared -fPIC -o $@.so op.cpp\n")
+    assert [build(op, target).name for target in ("a", "b")] == ["a.so", "b.so"]
+    (op / "Makefile").write_text("a:\n\ttest '$(PYTHON)' = '" + sys.executable + "'\n\ttouch $@.so\n")
+    assert build(op, "a").name == "a.so"
+
+
+def test_command_line(op, capsys, tmp_path):
+    output = tmp_path / "here.so"
+    main([str(op), "--output", str(output)])
+    assert ctypes.CDLL(str(output)).answer() == 42
+    main([str(op), "custom_ops.so"])
+    first, second = capsys.readouterr().out.split()
+    assert first == str(output)
+    assert Path(second).name == "custom_ops.so"
+    assert not list(tmp_path.glob("*.tmp"))
+    with pytest.raises(SystemExit, match="has no Makefile: pass the folder"):
+        main([str(tmp_path)])
 
 
 def test_options_of_an_outer_make_are_not_passed_on(op, monkeypatch):

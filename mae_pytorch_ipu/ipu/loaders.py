@@ -22,9 +22,10 @@ def training_loader(program: Program, ipu_options: Any, stream: TrainingStream, 
     """Loader over the rest of the run; `stream` already holds this process's share, in order."""
     rows = program.samples_per_step // processes
     rebatched = min(program.rebatched_worker_size or rows, rows)
-    mode = poptorch.DataLoaderMode.AsyncRebatched if rebatched < rows else poptorch.DataLoaderMode.Async
-    settings = {"rebatched_worker_size": rebatched} if rebatched < rows else {}
-    return _loader(program, ipu_options, stream, processes, mode, **settings)
+    if rebatched < rows and program.asynchronous:
+        mode, settings = poptorch.DataLoaderMode.AsyncRebatched, {"rebatched_worker_size": rebatched}
+        return _loader(program, ipu_options, stream, processes, mode, **settings)
+    return _loader(program, ipu_options, stream, processes, poptorch.DataLoaderMode.Async)
 
 
 def evaluation_loader(program: Program, ipu_options: Any, stream: EvaluationStream, processes: int) -> Any:
@@ -50,6 +51,6 @@ def _loader(
         drop_last=True,
         auto_distributed_partitioning=False,
         worker_init_fn=worker_init,
-        mode=mode if count else poptorch.DataLoaderMode.Sync,
+        mode=mode if count and program.asynchronous else poptorch.DataLoaderMode.Sync,
         **(settings if count else {}),
     )

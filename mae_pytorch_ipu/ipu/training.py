@@ -117,7 +117,7 @@ class Training:
         """
         inputs = self.device_inputs(step, batch)
         if not self.executor.isCompiled():
-            self._compile(inputs)
+            self.compile(inputs)
         self.last_learning_rate = self.learning_rate(step - 1)
         set_learning_rate(self.optimizer, self.last_learning_rate)
         self.executor.setOptimizer(self.optimizer)
@@ -134,7 +134,8 @@ class Training:
         self.after_step(step)
         return (outputs,) if isinstance(outputs, Tensor) else outputs
 
-    def _compile(self, inputs: Tuple[Tensor, ...]) -> None:
+    def compile(self, inputs: Tuple[Tensor, ...]) -> None:
+        """Compile for device inputs like these and put the random generators back; UserError if it can't be done."""
         try:
             self.executor.compile(*inputs)
         except poptorch.Error as error:

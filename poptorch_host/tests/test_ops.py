@@ -11,10 +11,27 @@ from poptorch_host.errors import Error
 
 def test_remap_is_the_identity_and_its_gradient_too():
     x = torch.rand(2, 3, requires_grad=True)
-    (y,) = custom_op([x], "RemapCE", "ai.graphcore", 1, [x], {"grain_size": 8, "debug_str": "qkv"})
+    (y,) = custom_op([x], "RemapCE", "ai.graphcore", 1, [x], {"fwd_grain_size": 8, "debug_str": "qkv"})
     assert torch.equal(y, x)
     y.square().sum().backward()
     assert torch.equal(x.grad, 2 * x)
+
+
+def test_remap_takes_the_operator_of_a_loaded_library_on_the_cpu():
+    """It gets the attributes as they are; tensors elsewhere stay as they are."""
+    attributes = {"fwd_grain_size": 16, "debug_str": "qkv"}
+    library = torch.library.Library("remap", "FRAGMENT")
+    try:
+        library.define("RemapCE(Tensor x, *, int fwd_grain_size=8, str debug_str='') -> Tensor")
+        library.impl("RemapCE", lambda x, fwd_grain_size, debug_str: x * fwd_grain_size, "CPU")
+        (y,) = custom_op([torch.ones(2)], "RemapCE", "ai.graphcore", 1, [torch.ones(2)], attributes)
+        assert y.tolist() == [16.0, 16.0]
+        x = torch.ones(2, device="meta")
+        assert custom_op([x], "RemapCE", "ai.graphcore", 1, [x], attributes)[0] is x
+    finally:
+        library._destroy()
+    x = torch.ones(2)
+    assert custom_op([x], "RemapCE", "ai.graphcore", 1, [x], attributes)[0] is x
 
 
 def test_a_registered_function_stands_for_a_custom_op():

@@ -63,7 +63,7 @@ class TrainAugmentation:
         self.by_pillow: Any = None
         if auto_augment:
             fill = tuple(round(255 * value) for value in mean)
-            resample = Image.BICUBIC if interpolation == "bicubic" else Image.BILINEAR
+            resample = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
             hints = {"translate_const": int(0.45 * min(size)), "img_mean": fill, "interpolation": resample}
             self.by_pillow = rand_augment_transform(auto_augment, hints)
         elif color_jitter:

@@ -51,6 +51,27 @@ def run(
             print(f"{progress.summary()}; curves in {folder / 'curves.png'}", flush=True)
 
 
+def compile_only(training: Training, data: EvaluatedData) -> None:
+    """Compile the training for its first batch, which fills the cache of executables, and do no more."""
+    stream, processes = _stream(training, data), distributed.world_size()
+    for batch in training_loader(training.program, training.ipu_options, stream, processes):
+        training.compile(training.device_inputs(training.start + 1, tuple(batch)))
+        say("compiled; nothing was trained")
+        return
+
+
+def _stream(training: Training, data: EvaluatedData) -> TrainingStream:
+    """This process's share of the updates that are left."""
+    return TrainingStream(
+        data,
+        seed=training.program.seed,
+        updates=training.recipe.updates,
+        global_batch=training.recipe.global_batch,
+        start_update=training.start * training.program.device_iterations,
+        shard=(distributed.rank(), distributed.world_size()),
+    )
+
+
 def _loop(
     training: Training,
     data: EvaluatedData,
@@ -60,20 +81,13 @@ def _loop(
     stop: StopOnSignal,
 ) -> None:
     """Every host step that is left: train, log, evaluate, save."""
-    program, recipe, processes = training.program, training.recipe, distributed.world_size()
+    recipe = training.recipe
     if evaluator and training.owes_evaluation:
         with progress.paused():
             if not _assess(training.start, training, evaluator, history, progress):
                 raise _stopped(training.start)
-    stream = TrainingStream(
-        data,
-        seed=program.seed,
-        updates=recipe.updates,
-        global_batch=recipe.global_batch,
-        start_update=training.start * program.device_iterations,
-        shard=(distributed.rank(), processes),
-    )
-    batches = training_loader(program, training.ipu_options, stream, processes)
+    stream = _stream(training, data)
+    batches = training_loader(training.program, training.ipu_options, stream, distributed.world_size())
     for step, batch in enumerate(batches, training.start + 1):
         losses, *hits = training.step(step, stream, tuple(batch))
         local = [float(losses.sum()), losses.numel(), len(batch[0]), float(stop.requested)]

@@ -28,10 +28,12 @@ class Program:
     automatic_loss_scaling: bool = False
     running_mean: bool = False  # keep the mean of the gradients so far: float16 accumulators can't overflow
     workers: Optional[int] = None  # loading processes; None: the cores less one, shared by the processes
+    asynchronous: bool = True  # batches are put together ahead, in a thread of their own
     rebatched_worker_size: Optional[int] = None  # samples that a loading process puts together at a time
 
     # IPU
     ipus: int = 1  # of one pipeline
+    folded: bool = False  # the pipeline goes over the IPUs more than once
     memory_proportion: Tuple[float, ...] = ()  # memory for matmuls: one share for all, one per IPU, or the default
     half_partials: bool = False  # float16 partial sums
     stochastic_rounding: bool = False

@@ -62,6 +62,7 @@ class Evaluator:
         stop: when it is requested, an evaluation is given up.
         counted: (output, labels) of a batch, samples labelled -1 being padding → number of samples and the sums over
             them of what `Score` averages, in its order.
+        takes_labels: the model takes images and labels.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Evaluator:
         data: EvaluatedData,
         stop: Optional[StopOnSignal] = None,
         counted: Callable[[Tensor, Tensor], List[float]] = count,
+        takes_labels: bool = False,
     ) -> None:
         self.program, self.model, self.data, self.stop, self.counted = program, model, data, stop, counted
+        self.takes_labels = takes_labels
         self.processes = distributed.world_size()
         iterations = program.device_iterations
         self.ipu_options = inference_options(program, device_iterations=iterations, processes=self.processes)
@@ -94,7 +97,8 @@ class Evaluator:
             for images, labels in evaluation_loader(self.program, self.ipu_options, self.stream, self.processes):
                 if self._stopping():
                     break
-                counts = torch.tensor(self.counted(self.executor(images), labels), dtype=torch.float64)
+                output = self.executor(images, labels) if self.takes_labels else self.executor(images)
+                counts = torch.tensor(self.counted(output, labels), dtype=torch.float64)
                 totals = totals + counts if len(totals) else counts
             self.model.train(training)
         (stopped,) = distributed.all_reduce_sum([float(self._stopping())])

@@ -30,7 +30,8 @@ def replicas_of_inference() -> int:
 def _common(options: Any, program: Program) -> Any:
     options.autoRoundNumIPUs(True)
     pipeline = poptorch.ShardedExecution if program.sharded else poptorch.PipelinedExecution
-    options.setExecutionStrategy(pipeline(poptorch.AutoStage.SameAsIpu))
+    stages = poptorch.AutoStage.AutoIncrement if program.folded else poptorch.AutoStage.SameAsIpu
+    options.setExecutionStrategy(pipeline(stages))
     if program.memory_proportion:
         options.setAvailableMemoryProportion(program.memory_proportions())
     options.outputMode(poptorch.OutputMode.All)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
+import torch
 from torch import Tensor
 
 from poptorch_host.errors import Error
@@ -68,8 +69,15 @@ def _check_attributes(attributes: Attributes) -> None:
                 raise ValueError(f"{text} contains non-ASCII characters")
 
 
-def _identity(inputs: Sequence[Tensor], attributes: Attributes) -> Sequence[Tensor]:  # noqa: ARG001
-    return inputs
+def _remap(inputs: Sequence[Tensor], attributes: Attributes) -> Union[Tensor, Sequence[Tensor]]:
+    """Return the input: "RemapCE" moves data between tiles and changes none.
+
+    Where a program has loaded the operator of that name (torch.ops.remap), tensors on the CPU really take that way.
+    """
+    operator = getattr(torch.ops.remap, "RemapCE", None)
+    if operator is None or any(tensor.device.type != "cpu" for tensor in inputs):
+        return inputs
+    return operator(*inputs, **attributes)
 
 
-register_custom_op("RemapCE", "ai.graphcore", _identity)  # moves data between tiles, changes none
+register_custom_op("RemapCE", "ai.graphcore", _remap)
