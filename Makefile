@@ -1,7 +1,8 @@
 # One command each: `make demo` and `make test` set up what they need.
 PYTHON ?= python3
 TORCH := .venv/torch/bin/python
-PROJECTS := ci common poptorch_host vit_pytorch_ipu
+APPS := vit_pytorch_ipu mae_pytorch_ipu swin_pytorch_ipu vit_pytorch_gaudi vit_tensorflow_gaudi
+PROJECTS := ci common remap_custom_op poptorch_host $(APPS)
 
 .PHONY: help setup demo test lint copies bench clean $(addprefix test-,$(PROJECTS))
 
@@ -9,8 +10,8 @@ help:           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@printf '%s\n' $(addprefix '  make test-,$(addsuffix ',$(PROJECTS)))
 
-setup:          ## make the environments (.venv/torch) from nothing; does nothing when they are up to date
-	@$(PYTHON) ci/environments.py torch
+setup:          ## make the environments (.venv/torch, .venv/tensorflow) from nothing; does nothing when they are up to date
+	@$(PYTHON) ci/environments.py torch tensorflow
 
 demo: setup     ## sample data, fine-tune a small ViT, validate it, table and curves
 	@$(TORCH) ci/demo.py
@@ -24,13 +25,13 @@ $(addprefix test-,$(PROJECTS)): test-%: setup
 lint: setup     ## ruff, mypy, and the copies of run/ identical
 	@$(TORCH) ci/lint.py
 
-copies:         ## renew every app's run/ from vit_pytorch_ipu/run
+copies:         ## renew what apps share, such as run/, from its source
 	@$(PYTHON) ci/copies.py --renew
 
 bench: setup    ## the host engine's overhead over a hand-written loop
 	@$(TORCH) benchmarks/executor_overhead.py
 
 clean:          ## remove environments, caches and what the demo wrote
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache vit_pytorch_ipu/data vit_pytorch_ipu/output
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache $(APPS:%=%/data) $(APPS:%=%/output) remap_custom_op/build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +

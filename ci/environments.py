@@ -18,7 +18,11 @@ from typing import List
 ROOT = Path(__file__).resolve().parent.parent
 
 # Apps' requirement files name ../poptorch_host and .. relative to the app, so each is installed from its own folder.
-REQUIREMENTS = {"torch": ["vit_pytorch_ipu/requirements.txt", "ci/requirements-torch.txt"]}
+TORCH_APPS = ["vit_pytorch_ipu", "mae_pytorch_ipu", "swin_pytorch_ipu", "vit_pytorch_gaudi"]
+REQUIREMENTS = {
+    "torch": [*(f"{app}/requirements.txt" for app in TORCH_APPS), "ci/requirements-torch.txt"],
+    "tensorflow": ["vit_tensorflow_gaudi/requirements.txt", "ci/requirements-tensorflow.txt"],
+}
 PROJECTS = ["pyproject.toml", "poptorch_host/pyproject.toml"]
 
 

@@ -1,4 +1,4 @@
-"""ruff, mypy, the Python 3.8 check of what must run on the Poplar SDK, and the copies of run/."""
+"""ruff, mypy, the Python 3.8 check of what must run on the Poplar SDK, and the copies of what apps share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 
 # Must import on the SDK's Python 3.8. poptorch_host's engine needs a current torch, its choice of backend does not.
-SDK_CODE = ["common", "vit_pytorch_ipu", "poptorch_host/src/poptorch_host/backend.py"]
+IPU_APPS = ["vit_pytorch_ipu", "mae_pytorch_ipu", "swin_pytorch_ipu"]
+SDK_CODE = ["common", "remap_custom_op/torch_flags.py", *IPU_APPS, "poptorch_host/src/poptorch_host/backend.py"]
+APPS = [*IPU_APPS, "vit_pytorch_gaudi", "vit_tensorflow_gaudi"]
 # `.long()` is a tensor's, not Python 2's integer, which vermin takes it for. Annotations are never evaluated.
 VERMIN = ["vermin", "--no-tips", "--violations", "--target=3.8-", "--backport=typing"]
 VERMIN += ["--exclude", "long", "--exclude-regex", ".*/tests/.*"]
@@ -28,11 +30,11 @@ class Check(NamedTuple):
 CHECKS = [
     Check("ruff check", ".", ["ruff", "check", "--quiet", "."]),
     Check("ruff format", ".", ["ruff", "format", "--check", "--quiet", "."]),
-    Check("mypy common, ci, benchmarks", ".", ["mypy", "common", "ci", "benchmarks"]),
+    Check("mypy common, ci, benchmarks, the op", ".", ["mypy", "common", "ci", "benchmarks", "remap_custom_op"]),
     Check("mypy poptorch_host", "poptorch_host/src", ["mypy", "--config-file=../../pyproject.toml", "."]),
-    Check("mypy vit_pytorch_ipu", "vit_pytorch_ipu", ["mypy", "--config-file=../pyproject.toml", "."]),
+    *(Check(f"mypy {app}", app, ["mypy", "--config-file=../pyproject.toml", "."]) for app in APPS),
     Check("Python 3.8", ".", [*VERMIN, *SDK_CODE]),
-    Check("copies of run/", ".", ["python", "ci/copies.py"]),
+    Check("copies", ".", ["python", "ci/copies.py"]),
 ]
 
 

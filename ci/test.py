@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ["common", "poptorch_host", "vit_pytorch_ipu", "ci"]
+TENSORFLOW = "vit_tensorflow_gaudi"
+IPU_APPS = ["vit_pytorch_ipu", "mae_pytorch_ipu", "swin_pytorch_ipu"]
+PARTS = ["common", "remap_custom_op", "poptorch_host", *IPU_APPS, "vit_pytorch_gaudi", TENSORFLOW, "ci"]
 
 
 class Result(NamedTuple):
@@ -30,10 +32,11 @@ def run(part: str, extra: List[str]) -> Result:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir=."]
-        environment = dict(os.environ, PYTHONUNBUFFERED="1", MPLBACKEND="Agg")
+        python = str(ROOT / ".venv" / "tensorflow" / "bin" / "python") if part == TENSORFLOW else sys.executable
+        command = [python, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir=."]
+        variables = dict(os.environ, PYTHONUNBUFFERED="1", MPLBACKEND="Agg")
         status = subprocess.run(
-            [*command, f"--junit-xml={report}", "tests", *extra], cwd=ROOT / part, env=environment
+            [*command, f"--junit-xml={report}", "tests", *extra], cwd=ROOT / part, env=variables
         ).returncode
         suite = ElementTree.parse(report).getroot().find("testsuite") if report.is_file() else None
         count: Dict[str, str] = dict(suite.attrib) if suite is not None else {}
