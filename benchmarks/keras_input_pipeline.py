@@ -7,7 +7,7 @@ The plain side is what one writes first: TFRecordDataset → shuffle → parse �
 [-1, 1], mapped in parallel, batched and prefetched; colours by tf.image. Both sides read shards that
 preprocess_imagenet.py has made of the same 500 x 375 JPEGs of about 110 KB (noise over gradients), and draw the same
 kinds of crops. The app gives uint8, which the training step normalises; `float32` gives what the plain side gives.
-`short side` and `BMP` are shards made with --short_side 256 and --image_format BMP, the plain side staying with JPEGs.
+`short side` and `PPM` are shards made with --short_side 256 and --image_format PPM, the plain side staying with JPEGs.
 Figures are process CPU time, so of one core; sides take turns, and ratios are taken turn by turn.
 """
 
@@ -38,7 +38,12 @@ from preprocess_imagenet import main as preprocess
 
 CROP = Augmentation(brightness=0.0, saturation=None)
 WHAT = {"crop 0.6-1": CROP, "crop 0.05-1": GOOGLE, "crop 0.6-1, colours": INCEPTION}
-STORED = {"jpeg": [], "short side": ["--short_side", "256"], "BMP": ["--image_format", "BMP"]}
+STORED = {
+    "jpeg": [],
+    "short side": ["--short_side", "256"],
+    "PPM": ["--image_format", "PPM"],
+    "PPM, short side": ["--image_format", "PPM", "--short_side", "256"],
+}
 Pair = Tuple[Callable[[], tf.data.Dataset], Callable[[], tf.data.Dataset]]
 
 
@@ -170,7 +175,7 @@ def main() -> None:
             row = results[name] = measure(pair, args)
             low, high = row["ratio_quartiles"]
             print(
-                f"{name:>22}: app {row['app_images_per_second_and_core']:.0f}, "
+                f"{name:>27}: app {row['app_images_per_second_and_core']:.0f}, "
                 f"plain {row['plain_images_per_second_and_core']:.0f} images/s per core, "
                 f"ratio {row['ratio']:.2f} (quartiles {low:.2f}-{high:.2f})",
                 flush=True,

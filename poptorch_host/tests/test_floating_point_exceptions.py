@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import poptorch_host as poptorch
+from poptorch_host.training import extremes
 
 
 class Division(nn.Module):
@@ -79,3 +80,16 @@ def test_without_the_option_nothing_is_checked():
     rows[0] = 0.0
     executor(rows)
     assert not model.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_bad_element_anywhere_is_found_and_large_ones_are_not(value, dtype):
+    largest = torch.finfo(dtype).max
+    tensors = [torch.full((3, 5), largest, dtype=dtype), torch.full((7,), -largest, dtype=dtype)]
+    assert extremes(tensors).isfinite().all()
+    for tensor in tensors:
+        for index in range(tensor.numel()):
+            spoilt = [other.clone() for other in tensors]
+            next(s for s, t in zip(spoilt, tensors) if t is tensor).view(-1)[index] = value
+            assert not extremes(spoilt).isfinite().all()

@@ -168,8 +168,7 @@ class TrainingProgram(Program):
 
     def _not_finite(self, gradients: dict[str, Tensor]) -> Tensor:
         """Return a 0-d bool on the device: has a loss or gradient of this call been infinite or NaN in any process."""
-        norms = torch._foreach_norm(list(gradients.values()), float("inf"))
-        finite = torch.stack([norm.float() for norm in norms]).isfinite().all()
+        finite = extremes(list(gradients.values())).isfinite().all()
         found = torch.stack([~self._finite_loss, ~finite])
         if self.group is not None:
             found = found.to(torch.int32)
@@ -232,3 +231,12 @@ def _shards_state(options: Options) -> bool:
     """Say whether optimizer state is dealt out to the processes: replicated tensor sharding."""
     location = getattr(options.TensorLocations, "location_optimizer", {})
     return bool(location.get("useReplicatedTensorSharding", 0))
+
+
+def extremes(tensors: list[Tensor]) -> Tensor:
+    """What is infinite or NaN exactly if an element of `tensors` is: float32, some numbers for each tensor."""
+    if tensors[0].device.type == "cpu":  # a tenth of the time that infinity norms take there
+        values = [value for tensor in tensors for value in torch.aminmax(tensor)]
+    else:
+        values = list(torch._foreach_norm(tensors, float("inf")))
+    return torch.stack([value.float() for value in values])
