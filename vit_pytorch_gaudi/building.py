@@ -9,8 +9,24 @@ from models import create_model
 from models.vit import VisionTransformer
 from options import TrainOptions
 from run.distributed import is_main
-from run.errors import UsageError
+from run.errors import UsageError, UserError
 from weights import load_weights
+
+GOOGLES = "https://storage.googleapis.com/vit_models/imagenet21k"
+
+
+def require_weights(options: TrainOptions) -> None:
+    """Check, which takes no time, that Google's file is there if the options name one.
+
+    Raises:
+        UserError: it is not.
+    """
+    path = options.pretrained_dir
+    if path.endswith(".npz") and not Path(path).exists() and not options.internal_perf_measure:
+        file = options.model_type.replace("R50-", "R50+") + ".npz"
+        raise UserError(
+            f"--pretrained-dir {path} does not exist: fetch {GOOGLES}/{file}, or give none for random weights"
+        )
 
 
 def build_model(options: TrainOptions, classes: List[str], *, pretrained: bool = True) -> VisionTransformer:

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Optional
 
-from building import build_model
+from building import build_model, require_weights
 from dataset import ImageDataset, create_dataset
 from dataset.loaders import loader
 from device import Device, HpuMode, open_device
@@ -49,6 +49,8 @@ def _train(
 ) -> None:
     """Train as the options say, in a run folder, until the run is over or `stop` is asked for."""
     device.seed(options.seed)
+    if saved is None:
+        require_weights(options)
     bad_images = str(folder / "bad_images.txt")
     data = create_dataset(options, "train", bad_images)
     held_out = create_dataset(options, "validation", bad_images)

@@ -101,8 +101,8 @@ def _name(flag: str, name: str, shown: str = "") -> str:
 
 def _volume(flag: str, place: str) -> str:
     """A path on the nodes or a claim, as YAML of a volume's source."""
-    kind, colon, claim = place.partition(":")
-    if kind == "pvc" and colon:
+    kind, _, claim = place.partition(":")
+    if kind == "pvc" and claim:
         return f'persistentVolumeClaim: {{claimName: "{_name(flag, claim)}"}}'
     if not _PATH.fullmatch(place):
         raise UsageError(

@@ -32,7 +32,9 @@ class ModelOptions(CommonOptions):
         "checkpoint/ViT-B_16.npz",
         "weights to start from: Google's .npz, a folder, a run folder or hub name; none starts from random weights",
     )
-    internal_perf_measure: bool = option(False, "start from random weights if the pretrained file is missing")
+    internal_perf_measure: bool = option(
+        False, "start from random weights if the pretrained file is missing", only=PRETRAINED
+    )
     new_head: bool = option(True, "a new classification head instead of the pretrained one", only=PRETRAINED)
     hidden_size: Optional[int] = option(None, "width of the encoder", minimum=1)
     num_hidden_layers: Optional[int] = option(None, "encoder layers", minimum=1)
@@ -96,7 +98,7 @@ class TrainingOptions(CommonOptions):
     )
     eval_batch_size: int = option(64, "images of one card in one evaluation step", minimum=1)
     eval_every: int = option(100, "optimizer steps between evaluations; 0 evaluates only at the end", minimum=0)
-    seed: int = option(42, "seed of everything random", minimum=0)
+    seed: int = option(42, "seed of everything random", minimum=0, maximum=2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class LegacyOptions(CommonOptions):
     """Accepted for old scripts, without effect, with a warning."""
 
     local_rank: int = option(-1, "the launcher's variables say it")
-    loss_scale: float = option(0.0, "a leftover of float16")
+    loss_scale: float = option(0.0, "a leftover of float16, in which nothing is computed here")
     hmp: bool = option(False, "the mixed precision before SynapseAI 1.12: give --autocast")
     hmp_bf16: str = option("", "its list of operations")
     hmp_fp32: str = option("", "its list of operations")
@@ -158,8 +160,8 @@ class TrainOptions(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.name or Path(self.name).name != self.name:
-            raise UsageError(f"--name {self.name} is no name of a folder: leave out slashes, --output_dir says where")
+        if self.name in ("", "..") or Path(self.name).name != self.name:
+            raise UsageError(f'--name "{self.name}" is no name of a folder: give one, --output-dir says where it is')
         if self.train_batch_size % self.gradient_accumulation_steps:
             raise UsageError(
                 f"--train-batch-size {self.train_batch_size} can't be cut into {self.gradient_accumulation_steps} "
@@ -169,8 +171,6 @@ class TrainOptions(
             raise UsageError("--dataset generated has no classes of its own: give --num-classes")
         if not self.use_hpu and self.device not in ("auto", "cpu"):
             raise UsageError(f"--use-hpu 0 means the CPU and --device says {self.device}: give one of them")
-        if self.loss_scale:
-            raise UsageError("--loss-scale has no effect: neither float32 nor bfloat16 needs one; leave it out")
         if self.run_lazy_mode is not None and self.mode not in (None, "lazy" if self.run_lazy_mode else "eager"):
             raise UsageError(f"--run-lazy-mode and --mode {self.mode} contradict each other: give one of them")
 
@@ -180,11 +180,15 @@ class TrainOptions(
         return Path(self.output) / self.name
 
     def warnings(self) -> List[str]:
-        """A sentence for each legacy flag that was given."""
+        """A sentence for each legacy flag that was given, and for a run that is too short for its warm-up."""
         defaults = {name: field.default for name, field in LegacyOptions.__dataclass_fields__.items()}
         given = [name for name in LegacyOptions.__annotations__ if getattr(self, name) != defaults[name]]
         reasons = {name: LegacyOptions.__dataclass_fields__[name].metadata["help"] for name in given}
-        return [f"warning: --{name} has no effect: {reason}" for name, reason in reasons.items()]
+        found = [f"warning: --{name} has no effect: {reason}" for name, reason in reasons.items()]
+        if self.warmup_steps >= self.num_steps:
+            steps = f"--warmup-steps {self.warmup_steps} is not below --num-steps {self.num_steps}"
+            found.append(f"warning: {steps}: the learning rate rises to the end and does not decay")
+        return found
 
 
 REFUSED = {

@@ -45,3 +45,7 @@ class PredictionOptions:
             raise UsageError("no image is given: name files, folders or globs, or --export the weights")
         if self.attention and not self.images:
             raise UsageError("--attention draws on images: name files, folders or globs")
+        if self.export and self.export.endswith(".npz") != (self.layout == "npz"):
+            raise UsageError(
+                f"--export {self.export} --layout {self.layout}: .npz files have layout npz, folders another"
+            )

@@ -24,6 +24,7 @@ so over the script's own arguments.
   --dry-run           print the hosts and commands and stop
   -h, --help          this text
 
+Relative paths, those of train.py too, are from the folder of this script.
 All output is also appended to NAME.log in the folder of results. On SIGTERM or SIGINT the processes finish their step,
 save and end with 75; give --resume after -- to go on from there.
 
@@ -95,7 +96,7 @@ choose_hosts() {
   local host count
   hosts=() slots=()
   if [[ -n $hostfile ]]; then
-    [[ -r $hostfile ]] || usage_error "the hostfile $hostfile can't be read: check --hostfile"
+    [[ -r $hostfile && ! -d $hostfile ]] || usage_error "the hostfile $hostfile can't be read from $app: check --hostfile"
     while read -r host count; do
       ((${#hosts[@]} < ${nodes:-1000000})) || break
       hosts+=("$host")

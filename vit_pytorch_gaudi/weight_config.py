@@ -42,7 +42,7 @@ _HYBRID = "vit_on_resnet"  # a type that transformers does not know, since it ha
 def model_arguments(config: Dict[str, Any], place: Path) -> Dict[str, Any]:
     """Keyword arguments for `models.create_model` from a Hugging Face config.json, the name among them."""
     if not config:
-        raise UserError(f"{place} has no Hugging Face config.json: say which model it is")
+        raise UserError(f"{place} has no Hugging Face config.json: say which model it is (--model-type)")
     stages = _stages(config, place)
     config = {**_DEFAULTS, **{key: value for key, value in config.items() if value is not None}}
     sizes = {ours: _single(config[key], key, place) for key, ours in _KEYS.items() if key in config}

@@ -265,6 +265,7 @@ def test_a_host_that_never_answers(bin, tmp_path):
         ("--nodes 08", "--nodes takes a whole number from 1, not 08"),
         ("--nodes 2", "2 hosts are wanted and there are 1"),
         ("--hostfile /nowhere", "the hostfile /nowhere can't be read"),
+        ("--hostfile /tmp", "the hostfile /tmp can't be read"),
         ("--hostfile /dev/null", "the hostfile /dev/null names no host"),
     ],
 )

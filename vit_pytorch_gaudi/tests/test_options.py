@@ -69,12 +69,14 @@ def test_resume_with_and_without_a_path(words, resume, resume_from):
     ("words", "said"),
     [
         (["--local_rank", "3"], "--local_rank has no effect"),
+        (["--loss_scale", "128"], "--loss_scale has no effect: a leftover of float16"),
+        (["--num_steps", "500"], "--warmup-steps 500 is not below --num-steps 500: the learning rate rises to the end"),
         (["--hmp"], "--hmp has no effect: the mixed precision before SynapseAI 1.12: give --autocast"),
         (["--hmp-bf16", "ops_bf16.txt"], "--hmp_bf16 has no effect"),
         (["--hmp-opt-level", "O1"], "--hmp_opt_level has no effect"),
     ],
 )
-def test_dead_flags_are_accepted_with_a_warning(words, said):
+def test_what_has_no_effect_is_accepted_with_a_warning(words, said):
     (warning,) = parse_options(["--name", "x", *words]).warnings()
     assert warning.startswith("warning: ")
     assert said in warning
@@ -86,7 +88,10 @@ def test_dead_flags_are_accepted_with_a_warning(words, said):
         ([], "--name is required"),
         (["--name", "a/b"], "is no name of a folder"),
         (["--name", "x", "--cache-dataset"], "--cache-dataset has no effect"),
-        (["--name", "x", "--loss_scale", "128"], "--loss-scale has no effect"),
+        (["--name", ""], "is no name of a folder"),
+        (["--name", ".."], "is no name of a folder"),
+        (["--name", "x", "--pretrained_dir", "none", "--internal-perf-measure"], "perf-measure has no effect here"),
+        (["--name", "x", "--seed", str(2**63)], "--seed: 9223372036854775808 is above"),
         (["--name", "x", "--learning_rat", "1"], "did you mean --learning-rate?"),
         (["--name", "x", "--model_type", "ViT-B-16"], "did you mean ViT-B_16?"),
         (["--name", "x", "--train_batch_size", "10", "--gradient_accumulation_steps", "4"], "4 equal micro-batches"),

@@ -111,7 +111,7 @@ def test_googles_file_needs_the_models_name(attempt, tmp_path):
     image = photo(tmp_path / "a.png")
     done = attempt("predict.py", "--checkpoint", tmp_path / "vit.npz", image)
     assert done.status == 1
-    assert "say which model it is" in done.error
+    assert "say which model it is (--model-type)" in done.error
     named = ["--model-type", "testing", "--num-classes", 5]
     done = attempt("predict.py", "--checkpoint", tmp_path / "vit.npz", *named, "--img-size", 32, image)
     assert done.status == 0, done.error
@@ -217,6 +217,8 @@ def test_thousand_unnamed_classes_are_imagenets():
         (["--checkpoint", "c", "--export", "o", "--attention", "a.png"], "--attention draws on images"),
         (["--checkpoint", "c", "x.png", "--layout", "timm"], "--layout has no effect here"),
         (["--checkpoint", "c", "x.png", "--num-classes", "3"], "--num-classes has no effect here"),
+        (["--checkpoint", "c", "--export", "vit.npz"], ".npz files have layout npz"),
+        (["--checkpoint", "c", "--export", "vit", "--layout", "npz"], ".npz files have layout npz"),
         (["--checkpont", "c"], "did you mean --checkpoint?"),
     ],
 )

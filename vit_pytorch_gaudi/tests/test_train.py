@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import train
@@ -34,6 +35,24 @@ def test_a_run_leaves_what_is_promised(attempt, digits, tmp_path):
     assert "images/s without warm-up, step time p50" in done.output
 
 
+def test_a_compiler_traces_it_and_it_computes_the_same(digits, tmp_path, monkeypatch):
+    """By torch.compile up to the graphs of both passes, which the backend runs here without generating code."""
+    few = ["--num_steps", 3, "--num_hidden_layers", 1, "--hidden_dropout_prob", 0, "--eval_batch_size", 360]
+    train.main(tiny(digits, tmp_path / "eager", *few))
+    backends, honest = [], torch.compile
+
+    def trace(module, backend):
+        backends.append(backend)
+        return honest(module, backend="aot_eager", fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", trace)
+    train.main(tiny(digits, tmp_path / "compiled", *few, "--mode", "compile"))
+    assert backends == ["inductor"]
+    for split in ("train", "validation"):
+        compiled, eager = ([one["loss"] for one in records(tmp_path / run, split)] for run in ("compiled", "eager"))
+        assert compiled == pytest.approx(eager, abs=1e-5)
+
+
 def test_tensorboard_lies_in_the_run_folder_and_has_speed_and_accuracy(digits, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -62,9 +81,10 @@ def test_pretrained_weights_get_a_new_head_and_move_with_the_run(attempt, digits
 
 def test_without_weights_the_run_ends_at_once_or_is_told_to_go_on(attempt, digits, tmp_path):
     missing = ["--pretrained_dir", "checkpoint/ViT-B_16.npz", "--num_steps", 1]
-    done = attempt("train.py", *tiny(digits, tmp_path / "run", *missing))
+    done = attempt("train.py", *tiny("/nowhere", tmp_path / "run", *missing))  # before the data are looked for
     assert done.status == 1
-    assert "checkpoint/ViT-B_16.npz" in done.error
+    assert "checkpoint/ViT-B_16.npz does not exist: fetch https://" in done.error
+    assert "/ViT-B_16.npz, or give none for random weights" in done.error
     assert len(done.error.splitlines()) == 1
     done = attempt("train.py", *tiny(digits, tmp_path / "perf", *missing, "--internal-perf-measure"))
     assert done.status == 0, done.error
