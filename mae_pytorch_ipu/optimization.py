@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Tuple, Union
 
 import torch
 from torch import nn
 
 from models import VisionTransformer
-from options import FinetuneOptions, TrainingOptions
+from option_groups import TrainingOptions
+from options import FinetuneOptions, PretrainOptions
 from poptorch_host.backend import poptorch
 
 PRETRAINING_BETAS = (0.9, 0.95)
@@ -67,34 +68,34 @@ def layer_wise_groups(model: VisionTransformer, weight_decay: float, layer_decay
     return list(groups.values())
 
 
-def adamw(
+def pretraining_optimizer(model: nn.Module, options: PretrainOptions) -> torch.optim.Optimizer:
+    """AdamW whose gradients, on an IPU, are accumulated in the weights' type."""
+    accumulator = torch.float16 if options.half else torch.float32
+    return _adamw(pretraining_groups(model, options.weight_decay), options, PRETRAINING_BETAS, accumulator)
+
+
+def finetuning_optimizer(model: VisionTransformer, options: FinetuneOptions) -> torch.optim.Optimizer:
+    """AdamW with a learning rate for each layer, whose gradients are accumulated in float32; --clip_grad 0: as is."""
+    groups = layer_wise_groups(model, options.weight_decay, options.layer_decay)
+    clipping = {"max_grad_norm": options.clip_grad} if options.clip_grad else {}
+    return _adamw(groups, options, FINETUNING_BETAS, torch.float32, **clipping)
+
+
+def _adamw(
     groups: List[Dict[str, Any]],
-    options: TrainingOptions,
+    options: Union[PretrainOptions, FinetuneOptions],
     betas: Tuple[float, float],
-    *,
-    half: bool,
-    max_norm: float = 0.0,
+    accumulator: torch.dtype,
+    **clipping: Any,
 ) -> torch.optim.Optimizer:
-    """PopTorch's AdamW; `half`: gradients are accumulated in float16 on an IPU; `max_norm` 0 clips nothing."""
-    clipping: Dict[str, Any] = {"max_grad_norm": max_norm} if max_norm else {}
-    scales = [group.pop("lr_scale", 1.0) for group in groups]
-    optimizer = poptorch.optim.AdamW(
+    return poptorch.optim.AdamW(
         groups,
-        lr=options.lr or options.blr,
+        lr=options.lr or options.blr,  # every step gets its own before it runs
         betas=betas,
         eps=1e-8,
         loss_scaling=options.loss_scale,
-        accum_type=torch.float16 if half else torch.float32,
+        accum_type=accumulator,
         first_order_momentum_accum_type=torch.float32,
         second_order_momentum_accum_type=torch.float32,
         **clipping,
     )
-    for group, scale in zip(optimizer.param_groups, scales):
-        group["lr_scale"] = scale
-    return optimizer
-
-
-def finetuning_optimizer(model: VisionTransformer, options: FinetuneOptions) -> torch.optim.Optimizer:
-    """AdamW with a learning rate for each layer."""
-    groups = layer_wise_groups(model, options.weight_decay, options.layer_decay)
-    return adamw(groups, options, FINETUNING_BETAS, half=options.half, max_norm=options.clip_grad)

@@ -11,6 +11,11 @@ from poptorch_host.backend import poptorch
 from run.errors import UsageError
 
 
+def even_layers(depth: int, ipus: int) -> List[int]:
+    """Layers on each of `ipus` IPUs, as even as can be, the first ones taking what is over."""
+    return [depth // ipus + (index < depth % ipus) for index in range(ipus)]
+
+
 def ipu_of_layers(layers_per_ipu: Sequence[int]) -> List[int]:
     """The IPU of each layer, e.g. [2, 1] → [0, 0, 1]."""
     return [ipu for ipu, layers in enumerate(layers_per_ipu) for _ in range(layers)]
@@ -34,13 +39,18 @@ def place_autoencoder(model: MaskedAutoencoder, layers: Sequence[int]) -> None:
     poptorch.BeginBlock(model.decoder_norm, "prediction", ipu_id=ipu_of_layers(decoder)[-1])
 
 
-def place_classifier(model: VisionTransformer, layers: Sequence[int]) -> None:
-    """Lay the encoder over the IPUs; `layers` on each. The head stands on the last layer's.
+def place_classifier(model: VisionTransformer, layers: Sequence[int], ipus: int) -> None:
+    """Lay the encoder over the IPUs; the head stands on the last layer's.
+
+    Args:
+        model: annotated in place.
+        layers: on each IPU; empty spreads them evenly.
+        ipus: of the pipeline.
 
     Raises:
         UsageError: the sum of `layers` is not the model's depth.
     """
-    _place(model.blocks, layers, "encoder")
+    _place(model.blocks, layers or even_layers(len(model.blocks), ipus), "encoder")
 
 
 def _place(blocks: nn.ModuleList, layers: Sequence[int], what: str) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
+import timm.data.auto_augment as auto_augment_ops
 import torch
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
@@ -66,6 +67,8 @@ class TrainAugmentation:
             resample = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
             hints = {"translate_const": int(0.45 * min(size)), "img_mean": fill, "interpolation": resample}
             self.by_pillow = rand_augment_transform(auto_augment, hints)
+            for op in self.by_pillow.ops:
+                op.aug_fn = _posterize if op.aug_fn is auto_augment_ops.posterize else op.aug_fn
         elif color_jitter:
             self.by_pillow = ColorJitter(color_jitter, color_jitter, color_jitter)
         self.erase = None
@@ -122,6 +125,11 @@ class EvalPreparation:
         image = _centre(image, keep[0], keep[1])
         height, width = (max(wanted, int(side * scale)) for wanted, side in zip(covered, image.shape[-2:]))
         return _centre(resize(image, (height, width), self.interpolation), *self.size).contiguous()
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep at least one bit: at the largest magnitude timm asks for none, which Pillow refuses."""
+    return auto_augment_ops.posterize(image, max(1, bits))
 
 
 def _centre(image: Tensor, height: int, width: int) -> Tensor:

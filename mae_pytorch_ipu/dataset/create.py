@@ -14,7 +14,8 @@ from dataset.transforms import sample_seed
 from ipu_options import create_program
 from models.masking import one_hot
 from models.reconstruction import mask_noise
-from options import AugmentationOptions, ClassifierOptions, DataOptions, FinetuneOptions, PretrainOptions
+from option_groups import DataOptions
+from options import FinetuneOptions, LinprobeOptions, Options, PretrainOptions, ValidationOptions
 from preparation import Preparation
 
 Prepare = Callable[[Tensor, torch.Generator], Tensor]
@@ -64,66 +65,70 @@ def masked_data(
     Raises:
         UserError: when the data are missing, laid out otherwise or damaged.
     """
-    size = (options.input_size, options.input_size)
-    crop = TrainAugmentation(size, scale_min=options.crop_scale_min, flip=options.random_flip)
-    prepare = crop if split == "train" else _preparation(options, "crop").cut
-    data = _dataset(options, split, prepare, options.seed, bad_images, 1)
+    prepare = _cropped(options) if split == "train" else preparation_of(options, "crop").cut
+    source = _source(options, split, options.input_size, 1, options.seed)
+    data = _dataset(options, source, prepare, bad_images, options.seed)
     return MaskedImages(data, matrices, torch.half if options.half else torch.float32)
 
 
-def classification_data(
-    options: Union[FinetuneOptions, ClassifierOptions], split: str, bad_images: str, seed: int = 0
-) -> ImageDataset:
-    """The "train" or "validation" images of a classifier, with their labels.
+def classification_data(options: Union[FinetuneOptions, LinprobeOptions], split: str, bad_images: str) -> ImageDataset:
+    """The "train" or "validation" images of a classifier, with their labels. Arguments as of `masked_data`.
 
     Raises:
         UserError: when the data are missing, laid out otherwise, damaged, or of another number of classes than the
             options say.
     """
-    assert isinstance(options, DataOptions)
-    prepare: Prepare
+    source = _source(options, split, options.input_size, options.nb_classes or 1000, options.seed)
+    require_classes(source, options.nb_classes, options.data_path)
+    prepare: Prepare = preparation_of(options, options.eval_resize).cut
     if split == "train":
-        assert isinstance(options, AugmentationOptions)
-        prepare = TrainAugmentation(
-            (options.input_size, options.input_size),
-            scale_min=options.crop_scale_min,
-            flip=options.random_flip,
-            auto_augment=options.aa or None,
-            color_jitter=options.color_jitter,
-            erase_probability=options.reprob,
-            erase_mode=options.remode,
-            erase_count=options.recount,
-            mean=options.mean,
-            std=options.std,
-        )
-    else:
-        prepare = preparation_of(options).cut
-    data = _dataset(options, split, prepare, seed, bad_images, options.nb_classes or 1000)
-    require_classes(data.source, options.nb_classes, options.data_path)
-    return data
+        prepare = _augmented(options) if isinstance(options, FinetuneOptions) else _cropped(options)
+    return _dataset(options, source, prepare, bad_images, options.seed)
 
 
-def preparation_of(options: ClassifierOptions) -> Preparation:
+def validation_data(
+    options: ValidationOptions, preparation: Preparation, classes: int, bad_images: str
+) -> ImageDataset:
+    """The validation images as weights want them; generated ones are of so many classes. UserError as above."""
+    source = _source(options, "validation", preparation.size, classes, seed=0)
+    return _dataset(options, source, preparation.cut, bad_images, seed=0)
+
+
+def preparation_of(options: Union[PretrainOptions, FinetuneOptions, LinprobeOptions], eval_resize: str) -> Preparation:
     """How evaluation prepares images."""
-    return _preparation(options, options.eval_resize)
-
-
-def _preparation(options: Union[PretrainOptions, ClassifierOptions], eval_resize: str) -> Preparation:
-    assert isinstance(options, DataOptions)
     return Preparation(options.input_size, eval_resize, tuple(options.mean), tuple(options.std))
 
 
-def _dataset(
-    options: DataOptions, split: str, prepare: Prepare, seed: int, bad_images: str, generated_classes: int
-) -> ImageDataset:
-    source: ImageSource
+def _cropped(options: Union[PretrainOptions, LinprobeOptions]) -> TrainAugmentation:
+    size = (options.input_size, options.input_size)
+    return TrainAugmentation(size, scale_min=options.crop_scale_min, flip=options.random_flip)
+
+
+def _augmented(options: FinetuneOptions) -> TrainAugmentation:
+    return TrainAugmentation(
+        (options.input_size, options.input_size),
+        scale_min=options.crop_scale_min,
+        flip=options.random_flip,
+        auto_augment=options.aa or None,
+        color_jitter=options.color_jitter,
+        erase_probability=options.reprob,
+        erase_mode=options.remode,
+        erase_count=options.recount,
+        mean=options.mean,
+        std=options.std,
+    )
+
+
+def _source(options: Options, split: str, size: int, classes: int, seed: int) -> ImageSource:
+    if not options.generated_data:
+        return open_source("imagenet1k", options.data_path, split)
+    samples = options.generated_steps * create_program(options).samples_per_step
+    return GeneratedImages(samples, size, classes, seed, split)
+
+
+def _dataset(options: DataOptions, source: ImageSource, prepare: Prepare, bad_images: str, seed: int) -> ImageDataset:
     if options.generated_data:
-        assert isinstance(options, (PretrainOptions, ClassifierOptions))
-        samples = options.generated_steps * create_program(options).samples_per_step
-        source = GeneratedImages(samples, options.input_size, generated_classes, seed, split)
         prepare = _as_it_is
-    else:
-        source = open_source("imagenet1k", options.data_path, split)
     return ImageDataset(source, prepare, seed=seed, bad_image_ratio=options.bad_image_ratio, bad_images=bad_images)
 
 

@@ -38,7 +38,7 @@ class Reconstruction(nn.Module):
         Returns:
             Mean squared error of the masked patches, float32: a scalar in training, (B,) in evaluation.
         """
-        images = normalised(images, self.mean, self.std).to(next(self.model.parameters()).dtype)
+        images = normalised(images, self.mean, self.std)  # float32, in which targets are made
         noise, keep = (None, masks) if masks.ndim == 3 else (mask_noise(masks, self.model.config.patches), None)
         if self.training:
             return poptorch.identity_loss(self.model(images, noise, keep, loss_only=True), "mean")

@@ -68,7 +68,8 @@ class Mixing:
         side = np.sqrt(1.0 - random.beta(self.cutmix_alpha, self.cutmix_alpha))
         rows, columns = int(height * side), int(width * side)
         y, x = random.randint(0, height), random.randint(0, width)
-        return max(0, y - rows // 2), min(height, y + rows // 2), max(0, x - columns // 2), min(width, x + columns // 2)
+        top, left = y - rows // 2, x - columns // 2
+        return max(0, top), min(height, top + rows), max(0, left), min(width, left + columns)
 
 
 def draw_rows(
@@ -95,18 +96,19 @@ def draw_rows(
     """
     # RandomState's streams, unlike Generator's, are the same with every version of NumPy.
     random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, update])))
-    rows: List[List[float]] = []
-    for _ in range(micro_batches):
-        if mixing.mode == "batch":
-            rows += [mixing.draw(random, size)] * micro_batch_size
-        elif mixing.mode == "elem":
-            rows += [mixing.draw(random, size) for _ in range(micro_batch_size)]
-        else:
-            half = [mixing.draw(random, size) for _ in range((micro_batch_size + 1) // 2)]
-            rows += half + half[: micro_batch_size // 2][::-1]
+    total = micro_batches * micro_batch_size
+    draws = {"batch": micro_batches, "pair": total // 2, "elem": total}[mixing.mode]
+    drawn = [mixing.draw(random, size) for _ in range(draws)]
+    if mixing.mode == "batch":
+        drawn = [row for row in drawn for _ in range(micro_batch_size)]
+    elif mixing.mode == "pair" and needs_partners(micro_batch_size):
+        drawn = [row for row in drawn for _ in range(2)]
+    elif mixing.mode == "pair":
+        halves = [drawn[i : i + micro_batch_size // 2] for i in range(0, total // 2, micro_batch_size // 2)]
+        drawn = [row for half in halves for row in half + half[::-1]]
     index, count = shard
-    share = len(rows) // count
-    return torch.tensor(rows[index * share : (index + 1) * share])
+    share = total // count
+    return torch.tensor(drawn[index * share : (index + 1) * share])
 
 
 def needs_partners(micro_batch_size: int) -> bool:
