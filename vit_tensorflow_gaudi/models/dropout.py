@@ -3,7 +3,7 @@
 Keras' dropout draws from a stream that goes on, so that a mask depends on what was drawn before, on the size of the
 micro-batch and on the worker. Here Philox's counter (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
 is set to where a sample's draws stand among those of the whole update: workers and micro-batches each get their part of
-one mask, and a resumed run needs nothing but its place. Half the bits of Keras' draws make it several times faster, too.
+one mask, and a resumed run needs nothing but its place. With half the bits of Keras' draws it is also faster.
 """
 
 from __future__ import annotations
