@@ -67,10 +67,10 @@ def run(part: str, extra: List[str], quiet: bool) -> Result:
 def main() -> None:
     """Command line: names of parts, then pytest's own arguments after `--`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=PARTS)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[], help="default all")
     parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="arguments for pytest")
     arguments = parser.parse_args()
-    parts = sorted(arguments.parts, key=PARTS.index)
+    parts = sorted(arguments.parts or PARTS, key=PARTS.index)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         running = {part: pool.submit(run, part, arguments.pytest, len(parts) > 1) for part in parts}
     results = {part: future.result() for part, future in running.items()}

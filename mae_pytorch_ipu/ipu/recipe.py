@@ -151,7 +151,7 @@ def describe_precision(precision: str) -> str:
         return "32.32: float32"
     if numerics() == "fast":
         return f"{precision}: bfloat16 arithmetic, float32 master weights (POPTORCH_HOST_NUMERICS=exact for float16)"
-    return {"16.16": "16.16: float16, stochastic rounding", "16.32": "16.32: float16 inputs, float32 arithmetic"}[
+    return {"16.16": "16.16: float16, stochastic rounding", "16.32": "16.32: float16 autocast, float32 weights"}[
         precision
     ]
 

@@ -233,11 +233,14 @@ def _help(
 ) -> NoReturn:
     """Print --help, with the values of the config if the words name one, whatever else they hold."""
     values = {name: field.default for name, field in fields.items()}
+    flags = [f"--{name}" for name in ("config", *fields["config"].aliases)] if configs else []
     for position, word in enumerate(words):
-        name = word[len("--config=") :] if word.startswith("--config=") else ""
-        if word == "--config" and position + 1 < len(words):
+        flag, _, name = word.partition("=")
+        if flag not in flags:
+            continue
+        if flag == word and position + 1 < len(words):
             name = words[position + 1]
-        if configs and name and not name.startswith("-"):
+        if name and not name.startswith("-"):
             values.update(ConfigFile(configs).values(name, script=script, fields=fields, refused=refused), config=name)
             values["output"] = values["output"].replace("{config}", name)
     shown = {name: field for name, field in fields.items() if name not in refused}
