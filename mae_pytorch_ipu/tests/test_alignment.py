@@ -14,7 +14,7 @@ from run.errors import UserError
 from scripts import alignment
 from tests.scripts import APP, environment
 
-TINY = {"patch_size": 4, "width": 24, "depth": 3, "heads": 3, "mlp_width": 48}
+TINY: dict = {"patch_size": 4, "width": 24, "depth": 3, "heads": 3, "mlp_width": 48}
 TINY.update(decoder_width=16, decoder_depth=2, decoder_heads=2, decoder_mlp_width=24)
 CONFIG = MAEConfig(image_size=(16, 16), norm_pix_loss=True, **TINY)
 SMALL = ["--input_size", "16", "--batch_size", "4"]

@@ -240,7 +240,7 @@ def _help(
             continue
         if flag == word and position + 1 < len(words):
             name = words[position + 1]
-        if name and not name.startswith("-"):
+        if configs and name and not name.startswith("-"):
             values.update(ConfigFile(configs).values(name, script=script, fields=fields, refused=refused), config=name)
             values["output"] = values["output"].replace("{config}", name)
     shown = {name: field for name, field in fields.items() if name not in refused}
