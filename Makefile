@@ -28,8 +28,10 @@ lint: setup     ## ruff, mypy, and the copies of run/ identical
 copies:         ## renew what apps share, such as run/, from its source
 	@$(PYTHON) ci/copies.py --renew
 
-bench: setup    ## the host engine's overhead over a hand-written loop
+bench: setup    ## the host engine's overhead, and each app's training step beside its peers'
 	@$(TORCH) benchmarks/executor_overhead.py
+	@for work in mae swin vit_gaudi; do echo; echo $$work; $(TORCH) -m benchmarks.side_by_side $$work || exit 1; done
+	@echo; echo keras_vit; .venv/tensorflow/bin/python -m benchmarks.side_by_side keras_vit
 
 clean:          ## remove environments, caches and what the demo wrote
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache $(APPS:%=%/data) $(APPS:%=%/output) remap_custom_op/build

@@ -3,11 +3,13 @@
     python -m benchmarks.side_by_side mae                    # MAE ViT-B/16 pretraining, against transformers
     python -m benchmarks.side_by_side swin --repeats 9       # Swin-T, against timm and torchvision
     python -m benchmarks.side_by_side vit_gaudi --json out.json
+    .venv/tensorflow/bin/python -m benchmarks.side_by_side keras_vit     # the Keras app, against plain Keras
 
 Each contender is a process of its own, which builds its model once and then waits for its turn, so that the apps'
 modules don't meet and only one computes at a time. A turn is one optimizer step of a whole batch. Ours is the app's own
-path; a peer is trained with bfloat16 autocast and fused AdamW, with each of its attention settings. Times are process
-CPU time and wall time; ratios (peer / ours, above 1: ours is faster) are taken turn by turn.
+path; a peer is trained with bfloat16 autocast and fused AdamW, with each of its attention settings. A step ends with
+its loss on the host. Times are process CPU time and wall time; ratios (peer / ours, above 1: ours is faster) are taken
+turn by turn.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ import platform
 import statistics
 import time
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKS = ("mae", "swin", "vit_gaudi")
+WORKS = ("mae", "swin", "vit_gaudi", "keras_vit")
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "tensorflow-cpu", "keras")
 
 
 class Settings(NamedTuple):
@@ -47,17 +50,11 @@ class Turn(NamedTuple):
 
 def work_at(connection: Connection, work: str, contender: str, settings: Settings) -> None:
     """Build `contender` of benchmarks.contenders.`work` and make one step for each message that is not None."""
-    import torch
-
-    torch.set_num_threads(settings.threads)
-    torch.manual_seed(0)
     step = getattr(import_module(f"benchmarks.contenders.{work}"), contender)(settings)
     connection.send("ready")
     while connection.recv() is not None:
         cpu, wall = time.process_time(), time.perf_counter()
         step()
-        if settings.device == "cuda":
-            torch.cuda.synchronize()
         connection.send(Turn(time.process_time() - cpu, time.perf_counter() - wall))
 
 
@@ -143,7 +140,7 @@ def main() -> None:
         parser.error("give ours and at least one other contender")
     rows = summarise(measure(args.work, names, settings, args.warm_up, args.repeats), settings)
     print(table(rows))
-    versions = {name: version(name) for name in ("torch", "torchvision", "timm", "transformers")}
+    versions = {name: version(name) for name in PACKAGES if any(distributions(name=name))}
     described = {"work": args.work, **settings._asdict(), "python": platform.python_version(), **versions}
     print(", ".join(f"{name} {value}" for name, value in described.items()))
     if args.json:
