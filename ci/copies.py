@@ -28,6 +28,8 @@ SHARED = [
     *(Shared(f"dataset/{name}.py", VIT, [MAE, SWIN, GAUDI]) for name in ("generated", "transforms")),
     *(Shared(path, MAE, [SWIN]) for path in ("dataset/augmentation.py", "dataset/mixing.py", "models/supervised.py")),
     Shared("remapping.py", MAE, [SWIN]),
+    Shared("rollout.py", VIT, [GAUDI]),
+    Shared("tests/conftest.py", VIT, [MAE, SWIN, GAUDI]),
 ]
 
 
