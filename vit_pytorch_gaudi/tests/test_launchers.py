@@ -308,7 +308,13 @@ def test_other_mpis_and_none(bin, tmp_path):
 def start(bin, *words):
     environment = {"PATH": f"{bin}:/usr/bin:/bin"}
     command = ["bash", str(APP / RUN), *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed_every_signal)
+
+
+def heed_every_signal():
+    """Bash can't trap what was ignored when it began, as SIGHUP is for what nohup runs."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 READY = "print('ready', flush=True)\nfor _ in range(600): time.sleep(.1)"
