@@ -9,7 +9,9 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent
 KEPT = {
-    name: value for name, value in os.environ.items() if name not in ("POPLAR_SDK_ENABLED", "CXXFLAGS", "MAKEFLAGS")
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("POPLAR_SDK_ENABLED", "CXXFLAGS", "MAKEFLAGS", "MAKELEVEL")
 }
 
 
