@@ -28,7 +28,7 @@ lint: setup     ## ruff, mypy, and the copies of run/ identical
 copies:         ## renew what apps share, such as run/, from its source
 	@$(PYTHON) ci/copies.py --renew
 
-bench: setup    ## the host engine's overhead, and each app's training step beside its peers'
+bench: setup    ## the host engine's overhead, and each app's training step beside its peers
 	@$(TORCH) benchmarks/executor_overhead.py
 	@for work in mae swin vit_gaudi; do echo; echo $$work; $(TORCH) -m benchmarks.side_by_side $$work || exit 1; done
 	@echo; echo keras_vit; .venv/tensorflow/bin/python -m benchmarks.side_by_side keras_vit

@@ -57,7 +57,10 @@ def schedule(program: Program, samples: int, processes: int, *, epochs: float = 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Derived numbers, printed before training and saved as recipe.json; `warmup` and `length` in host steps."""
+    """Derived numbers, printed before training and saved as recipe.json.
+
+    `steps` are host steps, calls of the device, each of the program's device iterations; so is `warmup_steps`.
+    """
 
     samples: int
     global_batch: int
