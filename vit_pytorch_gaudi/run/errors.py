@@ -9,6 +9,8 @@ import sys
 import traceback
 from typing import Callable, NoReturn, Optional, Sequence, Tuple, Type
 
+from .memory import keep_freed_memory
+
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 FALSE_WORDS = ("false", "f", "0", "no", "n")
@@ -39,7 +41,7 @@ def entry_point(
     *,
     expected: Tuple[Type[Exception], ...] = (),
 ) -> NoReturn:
-    """Run `main(argv)`, print what went wrong as one sentence on stderr and exit.
+    """Run `main(argv)`, print what went wrong as one sentence on stderr and exit. Freed memory is kept meanwhile.
 
     Exit codes: 0 done, 1 error, 2 usage, 75 stopped on request with a checkpoint saved, 130 interrupted,
     141 the reader of the output has gone. With several processes the process group is taken down on the way out.
@@ -49,6 +51,7 @@ def entry_point(
         argv: passed on to `main`.
         expected: further exceptions whose text is meant for users and shown as it is.
     """
+    keep_freed_memory()
     arguments = sys.argv[1:] if argv is None else list(argv)
     debug = _debug_asked(arguments)
     code = _run(main, argv, debug, (UserError, Stopped, *expected))
