@@ -4,17 +4,22 @@ TORCH := .venv/torch/bin/python
 APPS := vit_pytorch_ipu mae_pytorch_ipu swin_pytorch_ipu vit_pytorch_gaudi vit_tensorflow_gaudi
 PROJECTS := ci common remap_custom_op poptorch_host $(APPS)
 
-.PHONY: help setup demo test lint copies bench clean $(addprefix test-,$(PROJECTS))
+DEMOS := vit mae swin gaudi keras
+
+.PHONY: help setup demo test faults lint copies bench clean $(addprefix demo-,$(DEMOS)) $(addprefix test-,$(PROJECTS))
 
 help:           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
-	@printf '%s\n' $(addprefix '  make test-,$(addsuffix ',$(PROJECTS)))
+	@printf '%s\n' $(addprefix '  make demo-,$(addsuffix ',$(DEMOS))) $(addprefix '  make test-,$(addsuffix ',$(PROJECTS)))
 
 setup:          ## make the environments (.venv/torch, .venv/tensorflow) from nothing; does nothing when they are up to date
 	@$(PYTHON) ci/environments.py torch tensorflow
 
-demo: setup     ## sample data, fine-tune a small ViT, validate it, table and curves
-	@$(TORCH) ci/demo.py
+demo: setup     ## all five apps on real scans of digits, end to end: a table, and demo/report.html
+	@$(TORCH) -m ci.demo
+
+$(addprefix demo-,$(DEMOS)): demo-%: setup
+	@$(TORCH) -m ci.demo $*
 
 test: setup lint ## everything: lint, then the tests of every part
 	@$(TORCH) ci/test.py $(PROJECTS)
@@ -22,18 +27,19 @@ test: setup lint ## everything: lint, then the tests of every part
 $(addprefix test-,$(PROJECTS)): test-%: setup
 	@$(TORCH) ci/test.py $*
 
+faults: setup   ## kills, damage, hostile files, full disks, … done to all five apps: a table of what came of them
+	@$(TORCH) -m ci.faults
+
 lint: setup     ## ruff, mypy, and the copies of run/ identical
 	@$(TORCH) ci/lint.py
 
 copies:         ## renew what apps share, such as run/, from its source
 	@$(PYTHON) ci/copies.py --renew
 
-bench: setup    ## the host engine's overhead, and each app's training step beside its peers
-	@$(TORCH) benchmarks/executor_overhead.py
-	@for work in mae swin vit_gaudi; do echo; echo $$work; $(TORCH) -m benchmarks.side_by_side $$work || exit 1; done
-	@echo; echo keras_vit; .venv/tensorflow/bin/python -m benchmarks.side_by_side keras_vit
+bench: setup    ## each app's training step beside its peers, poptorch_host's overhead, the input pipelines
+	@$(TORCH) -m benchmarks
 
 clean:          ## remove environments, caches and what the demo wrote
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache $(APPS:%=%/data) $(APPS:%=%/output) remap_custom_op/build
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache $(APPS:%=%/data) $(APPS:%=%/output) remap_custom_op/build demo
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""All five apps on the digits sample, from nothing to one page: `make demo` runs `python -m ci.demo`."""
