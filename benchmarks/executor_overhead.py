@@ -1,7 +1,7 @@
 """How much time does the executor add to a training step? Executor against a hand-written loop, interleaved.
 
-    python benchmarks/executor_overhead.py                # ViT-Ti/16, three precisions, about two minutes on two cores
-    python benchmarks/executor_overhead.py --precision fp32 --width 768 --heads 12 --micro-batch 8
+    python -m benchmarks.executor_overhead               # ViT-Ti/16, three precisions, about two minutes on two cores
+    python -m benchmarks.executor_overhead --precision fp32 --width 768 --heads 12 --micro-batch 8
 
 Both sides train the same timm Vision Transformer on the same data with the same fused AdamW, gradient accumulation and
 attention kernel. `bf16` is bfloat16 weights with float32 masters and accumulators on both sides; `autocast` compares
@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any, Callable
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import set_fused_attn
@@ -27,6 +26,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import poptorch_host as poptorch
+from benchmarks.machine import machine, versions
 
 Step = Callable[[Tensor, Tensor], Any]
 PRECISIONS = ("fp32", "bf16", "autocast")
@@ -184,6 +184,7 @@ def main() -> None:
     """Run the comparisons and print them."""
     args = parse_arguments()
     torch.set_num_threads(args.threads)
+    os.environ["POPTORCH_HOST_DEVICE"] = args.device
     set_fused_attn(args.device == "cuda")  # the kernel that the executor would choose, on both sides
     rows = args.micro_batch * args.accumulation
     images = torch.randn(rows, 3, args.image_size, args.image_size)
@@ -195,10 +196,10 @@ def main() -> None:
         results[precision] = measure(steps, data, args)
         report(precision, results[precision], rows)
     settings = {name: value for name, value in vars(args).items() if name != "json"}
-    versions = {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()}
-    print(", ".join(f"{name} {value}" for name, value in {**settings, **versions}.items()))
+    print(", ".join(f"{name} {value}" for name, value in {**settings, **versions()}.items()))
     if args.json:
-        content = {"settings": settings, "versions": versions, "results": results}
+        about = {"kind": "overhead", "settings": settings, "machine": machine(), "versions": versions()}
+        content = {**about, "results": results}
         args.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
