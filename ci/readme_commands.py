@@ -32,13 +32,16 @@ class Command(NamedTuple):
 
 def commands(readme: Path) -> List[Command]:
     """Every command of the README, in order; lines that end in a backslash are joined."""
+    return [command for block in blocks(readme) for command in block]
+
+
+def blocks(readme: Path) -> List[List[Command]]:
+    """The same, block by block."""
     found = []
     for block in BLOCK.finditer(readme.read_text()):
         note = (block["note"] or "").strip()
         skipped = note[len("skip") :].strip() if note.startswith("skip") else ""
-        body = block["body"].replace("\\\n", " ")
-        for line in body.splitlines():
-            text = " ".join(line.split("#")[0].split())
-            if text:
-                found.append(Command(text, "" if skipped else note, skipped))
+        lines = block["body"].replace("\\\n", " ").splitlines()
+        texts = [" ".join(line.split("#")[0].split()) for line in lines]
+        found.append([Command(text, "" if skipped else note, skipped) for text in texts if text])
     return found
