@@ -19,6 +19,7 @@ from tqdm import tqdm
 from curves import draw
 from errors import UserError
 from files import write_atomically
+from launcher import place
 from options import TrainOptions
 from recipe import Recipe
 
@@ -91,7 +92,7 @@ class Progress(tf.keras.callbacks.Callback):
         self._stream = stream or sys.stdout
         self._since = time.monotonic()
         self._bar: Optional[Any] = None
-        if self._stream.isatty():
+        if self._stream.isatty() and place().launcher != "mpirun":  # whose own terminal ends in a log
             self._bar = tqdm(total=updates, initial=start, unit="update", file=self._stream, dynamic_ncols=True)
 
     def on_train_batch_end(self, batch: int, logs: Optional[Logs] = None) -> None:  # noqa: ARG002

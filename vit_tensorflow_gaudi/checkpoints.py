@@ -1,18 +1,22 @@
-"""Checkpoints of a run: TensorFlow's, the newest few and the best, read back to the newest that is intact."""
+"""Checkpoints of a run: TensorFlow's, the newest few and the best, read back to the newest that is intact.
+
+`ckpt-N.sha256` is written last, in the format of sha256sum. TensorFlow's own checksums don't cover every byte.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import List, Optional, Set, Union
 
 import tensorflow as tf
 
 from errors import UserError
+from files import digest, sync, write_atomically
 from launcher import say
 
-_PREFIX = "ckpt"
+_PREFIX, _DIGESTS = "ckpt", ".sha256"
 
 
 class Checkpoints:
@@ -50,14 +54,16 @@ class Checkpoints:
     def _write(self, folder: Path, keep: int, update: int, owes_evaluation: bool) -> None:
         self.update.assign(update)
         self.owes_evaluation.assign(int(owes_evaluation))
+        folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(f"{_PREFIX}-*_temp"):  # of a run that was killed while it wrote
             shutil.rmtree(left_over)
-        manager = tf.train.CheckpointManager(self._checkpoint, str(folder), keep, checkpoint_name=_PREFIX)
-        manager.save(checkpoint_number=update)
-        kept = {Path(path).name for path in manager.checkpoints}
-        for prefix in listed(folder):  # damaged ones, or of a later point that the run went back from
-            if prefix.name not in kept:
-                remove(prefix)
+        prefix = folder / f"{_PREFIX}-{update}"
+        prefix.with_name(prefix.name + _DIGESTS).unlink(missing_ok=True)
+        self._checkpoint.write(str(prefix))
+        _record(prefix)
+        there = listed(folder)
+        first = there.index(prefix)  # before it are those of a later point that the run went back from
+        _remove_others(folder, {path.name for path in there[first : first + keep]})
 
     def restore(self, prefix: Path) -> None:
         """Read a checkpoint, which `find` returned.
@@ -66,22 +72,24 @@ class Checkpoints:
             UserError: it belongs to another model or optimizer.
         """
         try:
-            self._checkpoint.restore(str(prefix)).assert_existing_objects_matched()
+            self._checkpoint.read(str(prefix)).assert_existing_objects_matched()
         except (AssertionError, ValueError) as error:
             raise UserError(f"{prefix} holds another model or optimizer: give the options of its run") from error
 
 
 def listed(folder: Path) -> List[Path]:
-    """Prefixes of the checkpoints in a folder, the newest first; whatever TensorFlow's own list says."""
-    found = [(re.fullmatch(rf"({_PREFIX}-(\d+))\.index", path.name), path) for path in folder.glob("*.index")]
-    numbered = sorted(((int(match[2]), path.with_suffix("")) for match, path in found if match), reverse=True)
+    """Prefixes of the checkpoints in a folder, the newest first; those that a kill left unfinished are none."""
+    found = [(re.fullmatch(rf"{_PREFIX}-(\d+)", path.stem), path) for path in folder.glob(f"{_PREFIX}-*{_DIGESTS}")]
+    numbered = sorted(((int(match[1]), path.with_suffix("")) for match, path in found if match), reverse=True)
     return [prefix for _, prefix in numbered]
 
 
-def remove(prefix: Path) -> None:
-    """Remove a checkpoint's files."""
-    for path in prefix.parent.glob(prefix.name + ".*"):
-        path.unlink()
+def _remove_others(folder: Path, kept: Set[str]) -> None:
+    """Remove the files of all checkpoints but those named, the one that makes a checkpoint first."""
+    files = [path for name in (_PREFIX, f".{_PREFIX}") for path in folder.glob(f"{name}-*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.suffix != _DIGESTS):
+        if path.name.partition(".")[0] not in kept:
+            path.unlink()
 
 
 def find(path: Union[str, Path], which: str = "latest") -> Optional[Path]:
@@ -115,14 +123,30 @@ def find(path: Union[str, Path], which: str = "latest") -> Optional[Path]:
     return None
 
 
+def _record(prefix: Path) -> None:
+    """Flush a checkpoint's files to the disk and write down their digests, which make it complete."""
+    for path in _files(prefix):
+        sync(path)
+    write_atomically(prefix.with_name(prefix.name + _DIGESTS), _digests(prefix))
+
+
+def _files(prefix: Path) -> List[Path]:
+    return sorted(path for path in prefix.parent.glob(prefix.name + ".*") if path.suffix != _DIGESTS)
+
+
+def _digests(prefix: Path) -> str:
+    return "".join(f"{digest(path)}  {path.name}\n" for path in _files(prefix))
+
+
 def _verify(prefix: Path) -> None:
-    """Read all of it, which compares every tensor with its checksum."""
+    """Compare every file with its digest."""
+    recorded = prefix.with_name(prefix.name + _DIGESTS)
     try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        raise UserError(f"it is damaged ({str(error).splitlines()[0]})") from error
+        intact = recorded.read_bytes() == _digests(prefix).encode()
+    except OSError as error:
+        raise UserError(f"it is not complete ({error.strerror}: {error.filename})") from error
+    if not intact:
+        raise UserError(f"it is damaged (its files are not those of {recorded.name})")
 
 
 def load_model(prefix: Path, model: tf.keras.Model) -> None:
@@ -132,7 +156,7 @@ def load_model(prefix: Path, model: tf.keras.Model) -> None:
         UserError: it holds another model.
     """
     try:
-        status = tf.train.Checkpoint(model=model).restore(str(prefix))
+        status = tf.train.Checkpoint(model=model).read(str(prefix))
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
         raise UserError(f"{prefix} holds another model: give the sizes of its run") from error

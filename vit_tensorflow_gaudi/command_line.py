@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Type, TypeVar, get_args, get_type_hints
 
@@ -130,7 +131,9 @@ def _number(kind: Type[Any], minimum: Optional[float]) -> Callable[[str], Any]:
             value = kind(word)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{word!r} is no {'whole ' * (kind is int)}number") from error
-        if value != value or (minimum is not None and value < minimum):
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{word} is no finite number")
+        if minimum is not None and value < minimum:
             raise argparse.ArgumentTypeError(f"{word} is below {minimum:g}")
         return value
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from typing import Callable, NoReturn, Optional, Sequence
 
 from launcher import place
+
+_DISK_FULL = os.strerror(errno.ENOSPC)
 
 
 class UserError(Exception):
@@ -54,6 +58,8 @@ def _run(main: Callable[[Optional[Sequence[str]]], None], argv: Optional[Sequenc
         text = f"error: {where}{error.strerror or error}: check the path, its permissions and the space on the disk"
         return _complain(text, 1, debug)
     except Exception as error:
+        if _DISK_FULL in str(error):  # which TensorFlow tells by an error of its own
+            return _complain("error: no space is left on the disk: free some, or give another folder", 1, debug)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
         return _complain(f"error: {type(error).__name__}: {lines[0]} (run again with --debug to see where)", 1, debug)
     return 0

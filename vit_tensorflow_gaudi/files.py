@@ -9,7 +9,7 @@ from typing import IO, Callable, Union
 
 
 def write_atomically(path: Path, content: Union[str, bytes, Callable[[IO[bytes]], None]]) -> None:
-    """Replace `path` by `content`, or by what it writes; a reader finds the old file or the new one."""
+    """Replace `path` by `content`, or by what it writes; a reader, or a crash at any time, finds the old or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -23,6 +23,16 @@ def write_atomically(path: Path, content: Union[str, bytes, Callable[[IO[bytes]]
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:

@@ -124,8 +124,9 @@ class Loop:
         accuracy: Optional[float] = logs.get("val_accuracy")
         if accuracy is not None and self.trainer.workers.is_main:
             self.checkpoints.save_best(done, accuracy)
-        self._save(done, owes_evaluation=given_up and self.options.validation_steps != 0)
+        # Before the checkpoint: what a kill cuts off behind it is never measured again.
         self.callbacks.on_epoch_end(done // self.recipe.updates_per_epoch - 1, logs)
+        self._save(done, owes_evaluation=given_up and self.options.validation_steps != 0)
         if given_up:
             raise self._stopped(done)
         self._since += time.monotonic() - began  # the throughput is that of training

@@ -1,4 +1,4 @@
-"""Stopping on request: the first SIGTERM or SIGINT sets a flag, the second ends the process at once."""
+"""Stopping on request: SIGTERM, SIGINT or SIGUSR1 sets a flag, a second SIGTERM or SIGINT ends the process at once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from typing import Any, Dict, Optional
 from launcher import place
 
 _SAME_REQUEST = 0.1  # seconds; launchers and `timeout` signal a process and then once more its group
+_WARNING = signal.SIGUSR1  # Slurm's before a job's time is up; mpirun passes it on, where a SIGTERM makes it kill
 
 
 class StopOnSignal:
-    """Inside, SIGTERM and SIGINT set `requested`, so that the loop can finish its update and save. Main thread only."""
+    """Inside, SIGTERM, SIGINT and SIGUSR1 set `requested`, so that the loop can finish its update and save.
+
+    A second SIGTERM or SIGINT ends the process at once with 128 + its number, as shells do for a process that a signal
+    killed: nothing has been saved. A SIGUSR1 never does. Main thread only.
+    """
 
     def __init__(self) -> None:
         self.requested = False
         self._before: Dict[int, Any] = {}
-        self._when = 0.0
+        self._when: Optional[float] = None  # of the first SIGTERM or SIGINT
 
     def __enter__(self) -> StopOnSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, _WARNING):
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -36,12 +41,17 @@ class StopOnSignal:
         return self.requested
 
     def _handle(self, number: int, frame: Optional[FrameType]) -> None:  # noqa: ARG002
-        now = time.monotonic()
-        if self.requested and now - self._when > _SAME_REQUEST:
-            os._exit(128 + number)  # as shells do for a process that a signal killed: nothing has been saved
         if not self.requested:
-            self.requested, self._when = True, now
+            self.requested = True
             if place().rank == 0:
-                text = f"{signal.Signals(number).name}: finishing this update, then saving; once more to stop at once\n"
+                more = "" if number == _WARNING else "; once more to stop at once"
+                text = f"{signal.Signals(number).name}: finishing this update, then saving{more}\n"
                 with contextlib.suppress(OSError):
                     os.write(2, text.encode())
+        if number == _WARNING:
+            return
+        now = time.monotonic()
+        if self._when is None:
+            self._when = now
+        elif now - self._when > _SAME_REQUEST:
+            os._exit(128 + number)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import building
 import checkpoints
+import run_folder
 from distributed import Workers
 from launcher import say
 from options import TrainOptions
@@ -66,6 +67,28 @@ def start(
     else:
         building.load_start(options, model, workers)
     workers.same_start(model.variables)
+
+
+def record(
+    folder: Path,
+    config: Dict[str, Any],
+    updates: int,
+    *,
+    resumed: bool,
+    dry_run: bool,
+    saved: checkpoints.Checkpoints,
+) -> None:
+    """Write what the run is to its folder; one that is resumed keeps its record where nothing is added to it.
+
+    That is so in a dry run, and where it has done the `updates` that are asked for, or more, which is said.
+    """
+    done = int(saved.update)
+    if not resumed or (done < updates and not dry_run):
+        run_folder.write_config(folder, config)
+    elif done > updates:
+        say(f"{done} updates are done and {updates} are asked for: nothing is left to resume, ask for more to train on")
+    elif done == updates:
+        say(f"all {done} updates are done: nothing is left to resume")
 
 
 def start_dump(options: TrainOptions) -> None:

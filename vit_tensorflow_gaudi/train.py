@@ -83,7 +83,8 @@ def train(options: TrainOptions, device: str, workers: Any) -> None:
         saved = checkpoints.Checkpoints(folder / "checkpoints", model, optimizer, keep=options.keep_checkpoints)
         starting.start(options, model, saved, workers, earlier, config, recipe.updates_per_epoch)
         if workers.is_main:
-            run_folder.write_config(folder, config)
+            resumed = resuming and earlier is not None
+            starting.record(folder, config, recipe.updates, resumed=resumed, dry_run=options.dry_run, saved=saved)
         if options.dry_run:
             return
         starting.start_dump(options)

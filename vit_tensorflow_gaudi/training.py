@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Callable, Iterable, List, NamedTuple, Optional, Tuple
 
+import numpy as np
 import tensorflow as tf
 
 from distributed import Workers, flat, unflat
@@ -89,7 +90,8 @@ class Trainer:
             summed = self._backward(images, labels, summed)
         assert summed is not None, "an update without a micro-step"
         gradients, totals, stopping = self._sum(summed, stop())
-        self._rate.assign(rate)
+        # TensorFlow keeps a copy of every Python number that it was ever given, but not of NumPy's.
+        self._rate.assign(np.float32(rate))
         parts = steps * self.workers.size
         try:
             norm = self._apply(gradients, totals, tf.constant(1.0 / parts))

@@ -52,6 +52,7 @@ def processes(count: int) -> Iterator[Run]:
         yield executor.map
         executor.shutdown()
     except BrokenProcessPool:
+        executor.shutdown()  # its processes have ended; without waiting its semaphores would be reported as left behind
         raise UserError("a process was killed, perhaps for want of memory: run again with fewer --workers") from None
     finally:
         executor.shutdown(wait=False, cancel_futures=True)

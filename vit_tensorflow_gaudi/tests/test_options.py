@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import preprocess_imagenet
 import train
 from command_line import parse
 from errors import UsageError
@@ -45,7 +46,7 @@ def test_the_documents_aliases():
         (["stray"], "stray belongs to no flag"),
         (["--batch_size", "4.5"], "'4.5' is no whole number"),
         (["--batch_size", "0"], "0 is below 1"),
-        (["--initial_lr", "nan"], "is below"),
+        *((["--initial_lr", word], f"--initial_lr: {word} is no finite number") for word in ("nan", "inf", "1e999")),
         (["--epochs"], "expected one argument"),
         (["--model", "ViT-H_14"], "invalid choice: 'ViT-H_14'"),
         (["--deterministic"], "--deterministic needs --seed"),
@@ -130,3 +131,11 @@ def test_wrong_flags_exit_with_2_and_one_line(attempt):
     done = attempt("train.py", "--bach_size", 4)
     assert done.status == 2
     assert done.error == "error: there is no flag --bach_size: did you mean --batch_size?\n"
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-0.1", "1.5"])
+def test_a_share_of_bad_images_that_is_none_is_refused(word, capsys):
+    with pytest.raises(SystemExit) as ended:
+        preprocess_imagenet.parse(["--local_scratch_dir", "x", f"--bad_image_ratio={word}"])
+    assert ended.value.code == 2
+    assert f"argument --bad_image_ratio: {word} is no share from 0 to 1" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+import tensorflow as tf
 from tensorflow.python.framework import config
 
 import checkpoints
@@ -119,6 +120,55 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(digits, uninterrupte
     assert checkpoints.find(folder).name == f"ckpt-{UPDATES}"
 
 
+def _flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 4  # of the index: in the padding of its footer, on which TensorFlow has no checksum
+    path.write_bytes(content)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("part", ["data-00000-of-00001", "index", "sha256"])
+@pytest.mark.parametrize("damage", [_flip_a_bit, _cut])
+def test_damage_anywhere_is_found(uninterrupted, tmp_path, damage, part):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    damage(folder / "checkpoints" / f"ckpt-{UPDATES}.{part}")
+    assert checkpoints.find(folder) == checkpoints.listed(folder / "checkpoints")[1]
+
+
+def test_a_checkpoint_that_a_kill_left_unfinished_is_none(digits, uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    for path in (folder / "checkpoints").glob("*.sha256"):
+        path.unlink()
+    assert checkpoints.find(folder) is None
+    train.main(resumed(digits, folder))
+    assert same_weights(uninterrupted, folder)
+    names = {path.name.split(".")[0] for path in (folder / "checkpoints").glob("ckpt-*")}
+    assert names == {path.name for path in checkpoints.listed(folder / "checkpoints")}
+
+
+def test_killed_just_after_the_checkpoint_of_an_epoch_no_evaluation_is_lost(
+    digits, uninterrupted, tmp_path, monkeypatch
+):
+    folder, honest = tmp_path / "run", checkpoints.Checkpoints.save
+
+    def killed(self, update, **how):
+        honest(self, update, **how)
+        if update == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(arguments(digits, folder))
+    monkeypatch.undo()
+    train.main(resumed(digits, folder))
+    assert measured(folder) == measured(uninterrupted)
+
+
 def test_if_all_are_damaged_it_says_so(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
@@ -184,3 +234,13 @@ def test_a_finished_run_that_is_resumed_has_nothing_left_to_do(digits, uninterru
     monkeypatch.setattr(pipeline, "training_dataset", None)
     train.main(resumed(digits, folder))
     assert measured(folder) == measured(uninterrupted)
+
+
+def test_a_full_disk_is_answered_in_one_sentence(digits, tmp_path, monkeypatch, attempt):
+    def full(self, prefix):
+        raise tf.errors.ResourceExhaustedError(None, None, f"{prefix}; No space left on device [Op:SaveV2]")
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", full)
+    done = attempt("train.py", *arguments(digits, tmp_path / "run"))
+    assert done.status == 1
+    assert done.error == "error: no space is left on the disk: free some, or give another folder\n"
