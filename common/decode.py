@@ -140,17 +140,14 @@ def encoded_image(example: bytes) -> bytes:
 
     Example{1: Features{1: map entry {1: key, 2: Feature{1: BytesList{1: value}}}}}, see tensorflow/core/example.
     """
-    for features in _fields(example, 1):
-        for entry in _fields(features, 1):
-            if list(_fields(entry, 1)) == [b"image/encoded"]:
-                for feature in _fields(entry, 2):
-                    for values in _fields(feature, 1):
-                        return next(_fields(values, 1), b"")
+    for entry in _fields(example, 1, 1):
+        if list(_fields(entry, 1)) == [b"image/encoded"]:
+            return next(_fields(entry, 2, 1, 1), b"")
     raise ValueError("a record has no image/encoded")
 
 
-def _fields(message: bytes, wanted: int) -> Iterator[bytes]:
-    """Payloads of the length-delimited fields numbered `wanted` in a protocol buffer message."""
+def _fields(message: bytes, wanted: int, *deeper: int) -> Iterator[bytes]:
+    """Payloads of the length-delimited fields `wanted` of a protocol buffer message, or of fields `deeper` in them."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -164,7 +161,8 @@ def _fields(message: bytes, wanted: int) -> Iterator[bytes]:
         if wire == 2:
             size, at = _varint(message, at)
         if wire == 2 and tag >> 3 == wanted:
-            yield message[at : at + size]
+            payload = message[at : at + size]
+            yield from _fields(payload, *deeper) if deeper else (payload,)
         at += size
 
 

@@ -32,11 +32,10 @@ def list_folder(folder: Path, depth: int = DEPTH_IN_CLASS + 1) -> Listing:
     with os.scandir(folder) as entries:
         for entry in entries:
             kind = entry_kind(entry)
-            if kind == "folder":
-                if depth > 0:
-                    listing.classes[entry.name] = list_folder(Path(entry.path), depth - 1)
-            else:
+            if kind != "folder":
                 getattr(listing, kind).append(entry.name)
+            elif depth > 0:
+                listing.classes[entry.name] = list_folder(Path(entry.path), depth - 1)
     return listing
 
 

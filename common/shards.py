@@ -119,17 +119,20 @@ def list_archive(path: Path, offset: int = 0, size: int = -1) -> Tuple[Members, 
     members: Members = {}
     end = path.stat().st_size if size < 0 else offset + size
     try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                for member in archive:
-                    if member.isfile():
-                        members[member.name] = (member.offset_data, member.size)
-                        if member.offset_data + member.size > end:
-                            return members, False
+        for member in _files_in(path, offset):
+            members[member.name] = (member.offset_data, member.size)
+            if member.offset_data + member.size > end:
+                return members, False
     except (OSError, tarfile.TarError):
         return members, False
     return members, True
+
+
+def _files_in(path: Path, offset: int) -> Iterator[tarfile.TarInfo]:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            yield from (member for member in archive if member.isfile())
 
 
 def _check_train_archive(findings: Findings, path: Path, members: Members) -> None:

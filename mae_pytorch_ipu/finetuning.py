@@ -48,7 +48,7 @@ def finetune(options: FinetuneOptions, folder: RunFolder, stop: StopOnSignal) ->
     recipe = recipe_of(options, program, len(data), network)
     model = Supervised(network, options.mean, options.std, options.smoothing)
     training = Finetuning(options, program, recipe, model, data.classes, folder.path)
-    announce(options, program, recipe, folder.path)
+    announce(options, program, recipe, folder.path, training.start)
     if options.dry_run:
         return
     if options.compile_only:

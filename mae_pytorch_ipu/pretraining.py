@@ -46,7 +46,7 @@ def pretrain(options: PretrainOptions, folder: Path, stop: StopOnSignal) -> None
     recipe = recipe_of(options, program, len(data), network)
     model = Reconstruction(network, options.mean, options.std)
     training = Pretraining(options, program, recipe, model, folder)
-    announce(options, program, recipe, folder)
+    announce(options, program, recipe, folder, training.start)
     if options.dry_run:
         return
     if options.compile_only:

@@ -50,7 +50,7 @@ def probe(options: LinprobeOptions, folder: RunFolder, stop: StopOnSignal) -> No
     program = create_program(options)
     recipe = recipe_of(options, program, len(data), network)
     training = Probing(options, program, recipe, network, data.classes, folder.path)
-    announce(options, program, recipe, folder.path)
+    announce(options, program, recipe, folder.path, training.start)
     if options.dry_run:
         return
     if options.compile_only:
@@ -83,19 +83,22 @@ class Probing(Training):
         optimizer = LARS(self.head.parameters(), lr=0.0, weight_decay=options.weight_decay)
         same, saving = identity(options, MAY_CHANGE), saving_of(options, recipe, folder)
         super().__init__(program, training_options(options), recipe, network, optimizer, saving, same)
-        network.eval()
-        self.features = Supervised(without_head(network), options.mean, options.std).eval()
-        # In place of Training's executor, which is never compiled: what is trained here is not on the device.
-        iterations = program.samples_per_step // (recipe.processes * program.micro_batch_size * replicas_of_inference())
+
+    def new_executor(self) -> HeadTrainer:
+        """The device computes the encoder's features; what is trained on them is not on the device."""
+        program, processes = self.program, self.recipe.processes
+        iterations = program.samples_per_step // (processes * program.micro_batch_size * replicas_of_inference())
         if iterations < program.ipus:
             raise UsageError(
                 "a step has %d micro-batches on each process and a pipeline of %d IPUs needs as many: raise "
                 "--gradient_accumulation_count" % (iterations, program.ipus)
             )
+        self.network.eval()
+        self.features = Supervised(without_head(self.network), self.options.mean, self.options.std).eval()
         sharded = replace(program, sharded=True)
-        ipu_options = inference_options(sharded, device_iterations=iterations, processes=recipe.processes)
+        ipu_options = inference_options(sharded, device_iterations=iterations, processes=processes)
         features = poptorch.inferenceModel(self.features, ipu_options)
-        self.executor = HeadTrainer(features, self.head, optimizer, program.device_iterations)
+        return HeadTrainer(features, self.head, self.optimizer, program.device_iterations)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of host step `step` (from 0)."""

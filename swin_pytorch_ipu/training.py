@@ -54,7 +54,7 @@ def train(options: TrainOptions, folder: RunFolder, stop: StopOnSignal) -> None:
         else None
     )
     training = SwinTraining(options, program, recipe, network, ema, data.classes, folder.path)
-    announce(options, program, recipe, folder.path)
+    announce(options, program, recipe, folder.path, training.start)
     if options.dry_run:
         return
     if options.compile_only:

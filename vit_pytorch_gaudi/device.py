@@ -218,11 +218,13 @@ def _join_hpus() -> None:
     import torch.distributed as dist
     from habana_frameworks.torch.distributed.hccl import initialize_distributed_hpu
 
+    from run.distributed import store
+
     here = place()
     if "MASTER_ADDR" not in os.environ and _local_size() != here.world_size:
         raise UserError("the processes are on several hosts: export MASTER_ADDR, the name of the first one's host")
     initialize_distributed_hpu()
-    dist.init_process_group("hccl", rank=here.rank, world_size=here.world_size)
+    dist.init_process_group("hccl", store=store(), rank=here.rank, world_size=here.world_size)
 
 
 def _random() -> Any:

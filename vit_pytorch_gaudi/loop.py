@@ -19,7 +19,7 @@ from run.errors import Stopped
 from run.folder import open_run
 from run.history import History
 from run.launcher import say
-from run.progress import Progress
+from run.progress import Progress, nothing_left
 from run.sampling import TrainingStream
 from run.signals import StopOnSignal
 from speed import Speed
@@ -38,7 +38,8 @@ def run(options: TrainOptions, hpu: Optional[HpuMode] = None) -> None:
     if options.resume_from:
         start = find(options.resume_from)
     is_own = start is not None and start.resolve().parent == (folder / "checkpoints").resolve()
-    opened = open_run(folder, resume=options.resume or is_own, overwrite=options.overwrite)
+    resume = options.resume or is_own
+    opened = open_run(folder, resume=resume, overwrite=options.overwrite, flag="--name or --output-dir")
     with opened as run_folder, StopOnSignal() as stop:
         saved = Checkpoints(folder / "checkpoints").load(start or "latest") if start or run_folder.resuming else None
         _train(options, run_folder.path, device, saved, stop)
@@ -57,11 +58,11 @@ def _train(
     model = build_model(options, data.classes, pretrained=saved is None)
     recipe = derive(options, len(data), model, distributed.world_size(), device)
     training = Training(options, recipe, model, data.classes, device, saved)
-    announce(options, recipe, folder)
+    announce(options, recipe, folder, training.start)
     if options.dry_run:
         return
     if training.start >= recipe.steps and not training.owes_evaluation:
-        say(f"all {recipe.steps} steps are done: nothing is left to resume")
+        say(nothing_left(training.start, recipe.steps))
         return
     evaluator = Evaluator(options, training.supervised, training.forward, held_out, device, stop)
     history = History(folder, tensorboard=options.tensorboard, wandb=wandb_arguments(options))

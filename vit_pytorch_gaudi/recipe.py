@@ -13,6 +13,7 @@ from device import Device
 from options import TrainingOptions, TrainOptions
 from run.distributed import is_main
 from run.errors import UsageError
+from run.files import write_atomically
 from run.options import as_dict, show, write
 
 
@@ -122,12 +123,18 @@ def derive(options: TrainOptions, samples: int, model: nn.Module, cards: int, de
     )
 
 
-def announce(options: TrainOptions, recipe: Recipe, folder: Path) -> None:
-    """Print options and numbers and save them as config.yaml and recipe.json; the first process does."""
-    if is_main():
-        print(f"{show(options)}\n\n{recipe.describe(options)}\n", flush=True)
+def announce(options: TrainOptions, recipe: Recipe, folder: Path, start: int) -> None:
+    """Print options and numbers and save them as config.yaml and recipe.json; the first process does.
+
+    A run that has done `start` steps keeps its own where nothing is added to it: it has no step left, or this is a
+    dry run.
+    """
+    if not is_main():
+        return
+    print(f"{show(options)}\n\n{recipe.describe(options)}\n", flush=True)
+    if not start or (start < recipe.steps and not options.dry_run):
         write(options, folder / "config.yaml")
-        (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+        write_atomically(folder / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
 
 
 def wandb_arguments(options: TrainOptions) -> Optional[Dict[str, Any]]:

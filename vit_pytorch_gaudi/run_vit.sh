@@ -193,8 +193,7 @@ else
   base+=(--tag-output --merge-stderr-to-stdout --mca orte_keep_fqdn_hostnames 1)
 fi
 setting_up=("${base[@]}" -np "$nodes" --map-by ppr:1:node --bind-to none "${exported[@]}" bash "$app/setup.sh")
-command=("${base[@]}" -np "$((nodes * cards))" "${placing[@]}" "${exported[@]}" bash "$app/scripts/rank.sh"
-  "${training[@]}")
+command=("${base[@]}" -np "$((nodes * cards))" "${placing[@]}" "${exported[@]}" "${training[@]}")
 
 if ((dry_run)); then
   printf '%s\n' "$plan" "${hosts[@]/%/ slots=$cards}"

@@ -15,8 +15,10 @@ def create_program(options: Union[FinetuneOptions, ValidationOptions]) -> Progra
     """How the options' model is run, trained or validated.
 
     Raises:
-        UsageError: ipus_per_replica and layers_per_ipu disagree, or shares of memory and IPUs.
+        UsageError: ipus_per_replica and layers_per_ipu disagree, or shares of memory and IPUs; bytes for 16.32.
     """
+    if options.byteio and options.precision == "16.32":  # it is float16 images that make float32 weights compute so
+        raise UsageError("precision 16.32 needs float16 images: leave --byteio out or give another --precision")
     ipus = len(options.layers_per_ipu)
     if options.ipus_per_replica not in (None, ipus):
         raise UsageError(

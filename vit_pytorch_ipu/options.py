@@ -187,6 +187,8 @@ class FinetuneOptions(
 ):
     """Checkpoints and evaluation."""
 
+    output: str = option("output/{config}", "run folder", aliases=("checkpoint_output_dir",))
+    resume: bool = option(False, "go on with the run in the run folder", aliases=("resume_training_from_checkpoint",))
     checkpoint_save_steps: int = option(100, "host steps between checkpoints; 0 saves only the last", minimum=0)
     keep_checkpoints: int = option(3, "checkpoints kept beside the best", minimum=1)
     eval_every: int = option(

@@ -155,6 +155,17 @@ def test_members_are_where_the_listing_says(archives):
     assert all(offset < start < second for start, _ in members.values())
 
 
+def test_folders_and_links_are_no_members(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind in (("b.JPEG", tarfile.DIRTYPE), ("c.JPEG", tarfile.SYMTYPE), ("d.JPEG", tarfile.REGTYPE)):
+            entry = tarfile.TarInfo(name)
+            entry.type = kind
+            archive.addfile(entry)
+    members, complete = list_archive(tmp_path / "a.tar")
+    assert list(members) == ["d.JPEG"]
+    assert complete
+
+
 def test_archives_incomplete(archives):
     full = sentences(check(archives.root, full=True))
     train, validation = (archives.root / shards.ARCHIVES[split] for split in ("train", "validation"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
@@ -20,7 +21,8 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
-from dataset.transforms import random_crop_box, resize
+from dataset.transforms import planes, random_crop_box, resize
+from run.images import Box, cut
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -77,15 +79,20 @@ class TrainAugmentation:
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Augment `image` by draws from `generator`."""
-        height, width = image.shape[-2:]
-        top, left, rows, columns = random_crop_box(height, width, self.scale_min, generator)
-        image = resize(image[:, top : top + rows, left : left + columns], self.size, self.interpolation)
-        if self.flip and torch.rand((), generator=generator) < 0.5:
-            image = image.flip(-1)
-        if self.by_pillow or self.erase:
-            with seeded(generator):
-                image = self._by_timm(image)
-        return image.contiguous()
+        return self.finish(cut(image, partial(self.box, generator=generator)), generator)
+
+    def box(self, height: int, width: int, generator: torch.Generator) -> Box:
+        """The part of an image that is used: the first draw."""
+        return random_crop_box(height, width, self.scale_min, generator)
+
+    def finish(self, part: Tensor, generator: torch.Generator) -> Tensor:
+        """What follows: (3, rows, columns) uint8 -> (3, *size) uint8."""
+        image = resize(part, self.size, self.interpolation)
+        mirrored = self.flip and bool(torch.rand((), generator=generator) < 0.5)
+        if not (self.by_pillow or self.erase):
+            return planes(image, mirrored)
+        with seeded(generator):
+            return planes(self._by_timm(image.flip(-1) if mirrored else image))
 
     def _by_timm(self, image: Tensor) -> Tensor:
         if self.by_pillow:

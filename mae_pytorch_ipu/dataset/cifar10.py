@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import tarfile
 import tempfile
 from http.client import HTTPException
 from pathlib import Path
+from typing import Optional
 
 import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.datasets.utils import download_url
 
 from common.cifar10 import FOLDER, META, find_batches, read_cifar10
 from common.imagenet import ImageNetLayoutError, require
 from run.errors import UserError
+from run.images import Crop, cut
 
 
 class Cifar10Images:
@@ -54,9 +58,9 @@ class Cifar10Images:
         """Class number of image `index`."""
         return int(self._labels[index])
 
-    def image(self, index: int) -> Tensor:
-        """(3, 32, 32) uint8."""
-        return torch.from_numpy(self._pixels[index]).permute(2, 0, 1)
+    def image(self, index: int, crop: Optional[Crop] = None) -> Tensor:
+        """(3, 32, 32) uint8, or the part of it that `crop` chooses."""
+        return cut(torch.from_numpy(self._pixels[index]).permute(2, 0, 1), crop)
 
 
 def _is_there(path: str) -> bool:
@@ -75,10 +79,33 @@ def _download(path: str) -> None:
             if _is_there(path):
                 return
             with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=path) as scratch:
-                download_and_extract_archive(CIFAR10.url, scratch, md5=CIFAR10.tgz_md5)
-                os.rename(os.path.join(scratch, FOLDER), os.path.join(path, FOLDER))
-    except (OSError, HTTPException, RuntimeError) as error:
+                download_url(CIFAR10.url, scratch, CIFAR10.filename, CIFAR10.tgz_md5)
+                os.rename(unpacked(os.path.join(scratch, CIFAR10.filename), FOLDER), os.path.join(path, FOLDER))
+    except (OSError, HTTPException, RuntimeError, tarfile.TarError) as error:
         raise UserError(
             f"CIFAR-10 could not be downloaded to {path} ({error}): "
             f"fetch {CIFAR10.url} some other way and unpack it there."
         ) from error
+
+
+def unpacked(archive: str, folder: str) -> str:
+    """Unpack a tar archive that holds the files of `folder` and nothing else, beside it; returns the folder's path.
+
+    Raises:
+        RuntimeError: it holds something else, such as a link or a path that leads elsewhere.
+    """
+    target = os.path.join(os.path.dirname(archive), folder)
+    os.mkdir(target)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            place, _, name = member.name.rpartition("/")
+            if member.isdir() and member.name == folder:
+                continue
+            content = (
+                tar.extractfile(member) if member.isfile() and place == folder and name not in ("", "..") else None
+            )
+            if content is None:
+                raise RuntimeError(f"the archive holds {member.name}, which is no file of {folder}")
+            with open(os.path.join(target, name), "xb") as file:
+                shutil.copyfileobj(content, file)
+    return target

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional, Tuple, Union
+from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
 from dataset.augmentation import TrainAugmentation
 from dataset.generated import GeneratedImages
-from dataset.images import ImageDataset, ImageSource, open_source, require_classes
+from dataset.images import Cropping, ImageDataset, ImageSource, Prepare, open_source, require_classes
 from dataset.transforms import sample_seed
 from ipu_options import create_program
 from models.masking import one_hot
@@ -18,7 +18,7 @@ from option_groups import DataOptions
 from options import FinetuneOptions, LinprobeOptions, Options, PretrainOptions, ValidationOptions
 from preparation import Preparation
 
-Prepare = Callable[[Tensor, torch.Generator], Tensor]
+Preparing = Union[Prepare, Cropping]
 
 
 class MaskedImages:
@@ -65,7 +65,7 @@ def masked_data(
     Raises:
         UserError: when the data are missing, laid out otherwise or damaged.
     """
-    prepare = _cropped(options) if split == "train" else preparation_of(options, "crop").cut
+    prepare: Preparing = _cropped(options) if split == "train" else preparation_of(options, "crop").cut
     source = _source(options, split, options.input_size, 1, options.seed)
     data = _dataset(options, source, prepare, bad_images, options.seed)
     return MaskedImages(data, matrices, torch.half if options.half else torch.float32)
@@ -80,7 +80,7 @@ def classification_data(options: Union[FinetuneOptions, LinprobeOptions], split:
     """
     source = _source(options, split, options.input_size, options.nb_classes or 1000, options.seed)
     require_classes(source, options.nb_classes, options.data_path)
-    prepare: Prepare = preparation_of(options, options.eval_resize).cut
+    prepare: Preparing = preparation_of(options, options.eval_resize).cut
     if split == "train":
         prepare = _augmented(options) if isinstance(options, FinetuneOptions) else _cropped(options)
     return _dataset(options, source, prepare, bad_images, options.seed)
@@ -126,7 +126,7 @@ def _source(options: Options, split: str, size: int, classes: int, seed: int) ->
     return GeneratedImages(samples, size, classes, seed, split)
 
 
-def _dataset(options: DataOptions, source: ImageSource, prepare: Prepare, bad_images: str, seed: int) -> ImageDataset:
+def _dataset(options: DataOptions, source: ImageSource, prepare: Preparing, bad_images: str, seed: int) -> ImageDataset:
     if options.generated_data:
         prepare = _as_it_is
     return ImageDataset(source, prepare, seed=seed, bad_image_ratio=options.bad_image_ratio, bad_images=bad_images)

@@ -15,6 +15,7 @@ from ipu.program import Program
 from poptorch_host.backend import is_host, reason
 from run.distributed import is_main
 from run.errors import UsageError
+from run.files import write_atomically
 from run.options import CommonOptions, RunOptions, as_dict, show, write
 
 
@@ -171,12 +172,18 @@ def describe_device() -> str:
     return f"{device.type} ({name}); {reason}"
 
 
-def announce(options: CommonOptions, program: Program, recipe: Recipe, folder: Path) -> None:
-    """Print options and numbers and save them as config.yaml and recipe.json; the first process does."""
-    if is_main():
-        print(f"{show(options)}\n\n{recipe.describe(program)}\n", flush=True)
+def announce(options: CommonOptions, program: Program, recipe: Recipe, folder: Path, start: int = 0) -> None:
+    """Print options and numbers and save them as config.yaml and recipe.json; the first process does.
+
+    A run that has done `start` steps keeps its own where nothing is added to it: it has no step left, or this is a
+    dry run.
+    """
+    if not is_main():
+        return
+    print(f"{show(options)}\n\n{recipe.describe(program)}\n", flush=True)
+    if not start or (start < recipe.steps and not options.dry_run):
         write(options, folder / "config.yaml")
-        (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+        write_atomically(folder / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
 
 
 def wandb_arguments(options: RunOptions) -> Optional[Dict[str, Any]]:

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 
 from image_files import find_images, picture_paths
-from predict import readable
 from preparation import Preparation, read_preparation
-from rollout import attention_rollout, draw_rollout
 from run.errors import UserError
 from tests.references import autoencoder, classifier, randomised
 from weights import save_weights
@@ -150,44 +147,6 @@ def test_what_a_checkpoint_says_of_its_images():
     for change in ({"image_std": [0, 1, 1]}, {"image_mean": [1]}, {"image_mean": "x"}, {"image_mean": 3}):
         with pytest.raises(UserError, match="mend its JSON file"):
             read_preparation({**described, **change}, 32)
-
-
-def test_imagenet_words_stand_for_its_synsets_only():
-    file = Path(timm.data.__file__).parent / "_info" / "imagenet_synsets.txt"
-    synsets = file.read_text().split()
-    named = readable(synsets)
-    assert named[207] == "golden retriever"
-    assert named == readable([f"LABEL_{index}" for index in range(1000)])
-    shuffled = [*synsets[1:], synsets[0]]
-    assert readable(shuffled) == shuffled
-    assert readable(["cat", "dog"]) == ["cat", "dog"]
-
-
-def test_rollout_of_uniform_attention_is_even():
-    for pooled in (False, True):
-        even = attention_rollout(torch.full((2, 3, 4, 5, 5), 1 / 5), pooled)
-        torch.testing.assert_close(even, torch.full((2, 4), 1 / 4))
-
-
-@pytest.mark.parametrize("pooled", [False, True])
-def test_rollout_is_the_papers_recursion(pooled):
-    maps = torch.rand(1, 3, 2, 5, 5, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    gathered = np.eye(5)
-    for layer in maps[0].double().numpy():
-        gathered = (0.5 * layer.mean(0) + 0.5 * np.eye(5)) @ gathered
-    row = gathered[1:].mean(0)[1:] if pooled else gathered[0, 1:]
-    np.testing.assert_allclose(attention_rollout(maps, pooled)[0].numpy(), row / row.sum(), rtol=1e-5)
-
-
-def test_the_picture_is_warm_where_attention_is(tmp_path):
-    shares = torch.tensor([0.0, 0.0, 0.0, 1.0])  # of two rows of two patches: below on the right
-    draw_rollout(torch.full((3, 32, 32), 128, dtype=torch.uint8), shares, (2, 2), "a $ b", tmp_path / "deep" / "a.png")
-    pixels = np.asarray(Image.open(tmp_path / "deep" / "a.png").convert("RGB")).astype(int)
-    warmth = pixels[..., 0] - pixels[..., 2]
-    rows, columns = np.nonzero(warmth[:, : int(0.85 * warmth.shape[1])] > 40)  # without the colour bar
-    assert len(rows) > 500
-    assert rows.mean() > 0.6 * warmth.shape[0]
-    assert columns.mean() > 0.6 * warmth.shape[1]
 
 
 def test_pictures_lie_beside_the_images_or_below_the_output(predicted, checkpoint, tmp_path):

@@ -16,7 +16,7 @@ from torch import nn
 
 import poptorch_host as poptorch
 from poptorch_host import MeanReductionStrategy, OutputMode, ReductionType
-from poptorch_host.distributed import _buckets, _initialise, add_up, device_for, join
+from poptorch_host.distributed import _buckets, _initialise, _store, add_up, device_for, join
 from poptorch_host.launcher import World
 
 DI, GA, R, MB, CALLS = 2, 2, 4, 3, 2
@@ -231,6 +231,21 @@ def die(process):
     print("the first update is done")
     while True:
         executor(*batch)
+
+
+def test_processes_that_torchrun_has_restarted_find_no_addresses_of_those_before(monkeypatch):
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    world = World(0, 1, 0)
+    assert _store(world) is None
+    server.set("address", "of a process that has ended")
+    for restarts in ("1", "2"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        found = _store(world)
+        assert not found.check(["address"])
+        found.set("address", "of one that will have ended")
 
 
 if __name__ == "__main__":

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Callable, Tuple
+from typing import Tuple, Union
 
 import torch
 from torch import Tensor
 
 from dataset.augmentation import IMAGENET_MEAN, IMAGENET_STD, TrainAugmentation
 from dataset.generated import GeneratedImages
-from dataset.images import ImageDataset, ImageSource, require_classes
+from dataset.images import Cropping, ImageDataset, ImageSource, Prepare, require_classes
 from dataset.sources import open_images
 from ipu_options import create_program
 from models.supervised import normalised
 from options import Options, TrainOptions
 from preparation import Preparation
-
-Prepare = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def create_dataset(options: Options, split: str, bad_images: str) -> ImageDataset:
@@ -27,7 +25,7 @@ def create_dataset(options: Options, split: str, bad_images: str) -> ImageDatase
             options say.
     """
     size, seed = options.image_size, options.seed if isinstance(options, TrainOptions) else 0
-    prepare: Prepare
+    prepare: Union[Prepare, Cropping]
     source: ImageSource
     if options.generated_data:
         samples = options.generated_steps * create_program(options).samples_per_step
@@ -37,9 +35,14 @@ def create_dataset(options: Options, split: str, bad_images: str) -> ImageDatase
         source = open_images(options.data_path, options.data_format, split)
         require_classes(source, options.num_classes, options.data_path)
         prepare = _augmentation(options) if split == "train" else Preparation(size, options.eval_resize).cut
-    if options.precision == "mixed":
-        prepare = HalfPrecision(prepare)
-    return ImageDataset(source, prepare, seed=seed, bad_image_ratio=options.bad_image_ratio, bad_images=bad_images)
+    return ImageDataset(
+        source,
+        prepare,
+        convert=half_precision if options.precision == "mixed" else None,
+        seed=seed,
+        bad_image_ratio=options.bad_image_ratio,
+        bad_images=bad_images,
+    )
 
 
 def _augmentation(options: Options) -> TrainAugmentation:
@@ -67,12 +70,6 @@ class Corner:
         return image[:, : self.size[0], : self.size[1]].contiguous()
 
 
-class HalfPrecision:
-    """uint8 pixels as `prepare` makes them, normalised, in float16: it tells PopTorch to compute in half precision."""
-
-    def __init__(self, prepare: Prepare) -> None:
-        self.prepare = prepare
-
-    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """(3, H, W) uint8 -> float16 of the prepared size."""
-        return normalised(self.prepare(image, generator)[None], IMAGENET_MEAN, IMAGENET_STD)[0].half()
+def half_precision(image: Tensor) -> Tensor:
+    """(3, H, W) uint8, normalised, in float16: it tells PopTorch to compute in half precision."""
+    return normalised(image[None], IMAGENET_MEAN, IMAGENET_STD)[0].half()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dataset.transforms import resize
 from run.errors import UserError
+from run.images import Crop
 
 DESCRIPTION = "packed.json"
 VERSION = 1
@@ -83,9 +84,11 @@ class PackedImages:
         """Class number of image `index`."""
         return int(self._labels[index])
 
-    def image(self, index: int) -> Tensor:
-        """(3, S, S) uint8, channels last in memory."""
-        return torch.from_numpy(np.array(self._mapped()[index])).permute(2, 0, 1)
+    def image(self, index: int, crop: Optional[Crop] = None) -> Tensor:
+        """(3, S, S) uint8, or the part of it that `crop` chooses; channels last in memory."""
+        pixels = self._mapped()[index]
+        top, left, rows, columns = crop(self.size, self.size) if crop else (0, 0, self.size, self.size)
+        return torch.from_numpy(np.array(pixels[top : top + rows, left : left + columns])).permute(2, 0, 1)
 
     def _mapped(self) -> np.ndarray:
         if self._images is None:

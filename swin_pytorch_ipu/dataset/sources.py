@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Optional, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +11,7 @@ import imagenet22k
 from dataset.images import ImageSource, open_source
 from dataset.packed import PackedImages
 from dataset.zips import ZipImages, find_archive
+from run.images import Crop
 from run.launcher import say
 
 FORMATS = ("folders", "zip", "packed")
@@ -78,6 +79,6 @@ class Renumbered:
         """Class number of image `index`."""
         return int(self._labels[self.source.label(index)])
 
-    def image(self, index: int) -> Tensor:
-        """(3, H, W) uint8; BadImageError where it cannot be decoded."""
-        return self.source.image(index)
+    def image(self, index: int, crop: Optional[Crop] = None) -> Tensor:
+        """(3, H, W) uint8, or the part of it that `crop` chooses; BadImageError where it cannot be decoded."""
+        return self.source.image(index, crop)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from run.errors import UserError
-from run.images import BadImageError, decode_rgb
+from run.images import BadImageError, Crop, decode_rgb
 
 _NAMES = {"train": ("train",), "validation": ("validation", "val")}
 _SYNSET = re.compile(r"n\d{8}")
@@ -98,9 +98,9 @@ class ZipImages:
         """Class number of image `index`."""
         return int(self._labels[index])
 
-    def image(self, index: int) -> Tensor:
-        """(3, H, W) uint8; BadImageError where it cannot be decoded."""
-        return decode_rgb(self.content(index))
+    def image(self, index: int, crop: Optional[Crop] = None) -> Tensor:
+        """(3, H, W) uint8, or the part of it that `crop` chooses; BadImageError where it cannot be decoded."""
+        return decode_rgb(self.content(index), crop)
 
     def content(self, index: int) -> bytes:
         """Bytes of image `index` as they were packed; BadImageError where they are damaged."""

@@ -13,7 +13,7 @@ from run.errors import Stopped
 from run.history import History
 from run.launcher import say
 from run.options import RunOptions
-from run.progress import Progress
+from run.progress import Progress, nothing_left
 from run.sampling import TrainingStream
 from run.signals import StopOnSignal
 
@@ -33,7 +33,7 @@ def run(
     """
     recipe, folder = training.recipe, training.saving.folder.parent
     if training.start >= recipe.steps and not (evaluator and training.owes_evaluation):
-        say(f"all {recipe.steps} steps are done: nothing is left to resume")
+        say(nothing_left(training.start, recipe.steps))
         return
     history = History(folder, tensorboard=options.tensorboard, wandb=wandb_arguments(options))
     history.rewind(training.start)

@@ -73,8 +73,12 @@ class Training:
             require_same(self._state["identity"], identity)
             restore(self._state, model, optimizer)
             self.restore_more(self._state)
-        self.executor: Any = poptorch.trainingModel(model.train(), ipu_options, optimizer)
+        self.executor: Any = self.new_executor()
         self.last_learning_rate = 0.0
+
+    def new_executor(self) -> Any:
+        """PopTorch's training executor of the model, whose weights are those to start from; or what takes its place."""
+        return poptorch.trainingModel(self.model.train(), self.ipu_options, self.optimizer)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of host step `step` (from 0); groups multiply it by their `lr_scale`, if they have one."""

@@ -18,9 +18,10 @@ from torchvision import transforms
 
 import export
 from activation import class_activation, draw_activation
-from classifier import load_classifier, readable
+from classifier import load_classifier
+from image_files import find_images, picture_paths
 from models import create_model
-from predict import find_images, main, picture_paths
+from predict import main
 from prediction_options import PredictionOptions
 from preparation import Preparation, covered, read_preparation
 from run.errors import UsageError, UserError
@@ -166,22 +167,6 @@ def test_the_checkpoint_says_mean_std_and_resize_unless_the_option_does():
     assert read_preparation({"do_normalize": False}, (32, 32)).std == (1.0, 1.0, 1.0)
 
 
-def test_imagenet_words_stand_for_its_synsets_only():
-    file = Path(timm.data.__file__).parent / "_info" / "imagenet_synsets.txt"
-    synsets = file.read_text().split()
-    words = dict(line.split("\t") for line in file.with_name("imagenet_synset_to_lemma.txt").read_text().splitlines())
-    named = readable(synsets)
-    assert named[207] == "golden retriever"
-    assert named == readable([f"LABEL_{index}" for index in range(1000)])
-    same = [name.lower() in words[synset].lower() for name, synset in zip(named, synsets)]
-    assert sum(same) > 900  # both call most classes alike, so the order is that of the synsets
-    shuffled = [*synsets[1:], synsets[0]]
-    assert readable(shuffled) == shuffled
-    others = [f"n{index:08d}" for index in range(1000)]
-    assert readable(others) == others
-    assert readable(["cat", "dog"]) == ["cat", "dog"]
-
-
 @pytest.mark.parametrize("size", [32, (40, 52)])
 def test_activations_add_up_to_the_logit(size):
     model = randomised(create_model(NAME, num_classes=5, **{**SIZES, "image_size": size})).eval()
@@ -230,10 +215,10 @@ def test_pictures_lie_beside_the_images_or_below_the_output(random_weights, tmp_
             assert picture.width > 400
     assert find_images([str(tmp_path)]) == paths
     assert find_images([str(tmp_path / "*"), str(paths[0])]) == paths
-    below = picture_paths(paths, "out")
+    below = picture_paths(paths, ".activation.png", "out")
     assert list(below.values()) == [Path("out/a/x.activation.png"), Path("out/b/x.activation.png")]
     with pytest.raises(UserError, match="2 images would have"):
-        picture_paths([tmp_path / "x.png", tmp_path / "x.jpg"], None)
+        picture_paths([tmp_path / "x.png", tmp_path / "x.jpg"], ".activation.png", None)
 
 
 def test_onnx_equals_the_model_for_any_batch(trained, tmp_path, capsys):

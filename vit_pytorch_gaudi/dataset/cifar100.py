@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tarfile
 import tempfile
 from http.client import HTTPException
 from pathlib import Path
 
 from torchvision.datasets import CIFAR100
-from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.datasets.utils import download_url
 
 from common.cifar10 import CIFAR100_FOLDER, find_cifar100, read_cifar100
-from dataset.cifar10 import Cifar10Images
+from dataset.cifar10 import Cifar10Images, unpacked
 from run.errors import UserError
 
 
@@ -50,9 +51,10 @@ def _download(path: str) -> None:
             if find_cifar100(Path(path)).is_dir():
                 return
             with tempfile.TemporaryDirectory(prefix=".cifar100-", dir=path) as scratch:
-                download_and_extract_archive(CIFAR100.url, scratch, md5=CIFAR100.tgz_md5)
-                os.rename(os.path.join(scratch, CIFAR100_FOLDER), os.path.join(path, CIFAR100_FOLDER))
-    except (OSError, HTTPException, RuntimeError) as error:
+                download_url(CIFAR100.url, scratch, CIFAR100.filename, CIFAR100.tgz_md5)
+                folder = unpacked(os.path.join(scratch, CIFAR100.filename), CIFAR100_FOLDER)
+                os.rename(folder, os.path.join(path, CIFAR100_FOLDER))
+    except (OSError, HTTPException, RuntimeError, tarfile.TarError) as error:
         raise UserError(
             f"CIFAR-100 could not be downloaded to {path} ({error}): "
             f"fetch {CIFAR100.url} some other way and unpack it there."

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Union
 
 import torch
 from torch import Tensor
 
 from dataset.cifar100 import Cifar100Images
 from dataset.generated import GeneratedImages
-from dataset.images import ImageDataset, ImageSource, open_source, require_classes
+from dataset.images import Cropping, ImageDataset, ImageSource, Prepare, open_source, require_classes
 from dataset.transforms import EvalTransform, TrainTransform
 from options import TrainOptions
 
@@ -50,7 +50,7 @@ def _open(options: TrainOptions, split: str) -> ImageSource:
     return source
 
 
-def _preparation(options: TrainOptions, split: str) -> Callable[[Tensor, torch.Generator], Tensor]:
+def _preparation(options: TrainOptions, split: str) -> Union[Prepare, Cropping]:
     if options.dataset == "generated":
         return _as_it_is  # has its size already, and a crop of noise is noise
     if split == "train":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dataset.transforms import sample_seed
+from run.images import Crop, cut
 
 
 class GeneratedImages:
@@ -35,8 +36,8 @@ class GeneratedImages:
         """Class number of image `index`."""
         return index % len(self.classes)
 
-    def image(self, index: int) -> Tensor:
-        """(3, image_size, image_size) uint8."""
+    def image(self, index: int, crop: Optional[Crop] = None) -> Tensor:
+        """(3, image_size, image_size) uint8, or the part of it that `crop` chooses."""
         random = np.random.default_rng(sample_seed(self.key, index))
         shape = (3, self.image_size, self.image_size)
-        return torch.from_numpy(random.integers(0, 256, shape, dtype=np.uint8))
+        return cut(torch.from_numpy(random.integers(0, 256, shape, dtype=np.uint8)), crop)

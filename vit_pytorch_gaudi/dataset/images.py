@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional, Protocol, Tuple
+from functools import partial
+from typing import Callable, List, Optional, Protocol, Tuple, Union, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from dataset.cifar10 import Cifar10Images
 from dataset.folders import open_folders
 from dataset.transforms import sample_generator
 from run.errors import UserError
-from run.images import BadImages
+from run.images import BadImages, Box, Crop
 
 
 class ImageSource(Protocol):
@@ -29,8 +30,22 @@ class ImageSource(Protocol):
     def label(self, index: int) -> int:
         """Class number of image `index`."""
 
-    def image(self, index: int) -> Tensor:
-        """(3, H, W) uint8; BadImageError where it cannot be decoded."""
+    def image(self, index: int, crop: Optional[Crop] = None) -> Tensor:
+        """(3, H, W) uint8, or the part of it that `crop` chooses; BadImageError where it cannot be decoded."""
+
+
+@runtime_checkable
+class Cropping(Protocol):
+    """A preparation that first draws a part of the image, so that the rest need not be decoded."""
+
+    def box(self, height: int, width: int, generator: torch.Generator) -> Box:
+        """The part of an image of that size."""
+
+    def finish(self, part: Tensor, generator: torch.Generator) -> Tensor:
+        """(3, rows, columns) uint8 -> the prepared image."""
+
+
+Prepare = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class ImageDataset(Dataset):
@@ -40,7 +55,8 @@ class ImageDataset(Dataset):
 
     Args:
         source: of the images.
-        prepare: (3, H, W) uint8 and a generator of random numbers → what the model gets.
+        prepare: (3, H, W) uint8 and a generator of random numbers → the image in its size, at once or in two steps.
+        convert: the prepared image → what the model gets; None: as it is.
         seed: of the generators.
         bad_image_ratio: share of images that may fail to decode before the run stops.
         bad_images: file that lists them; None: one in the temporary folder.
@@ -49,8 +65,9 @@ class ImageDataset(Dataset):
     def __init__(
         self,
         source: ImageSource,
-        prepare: Callable[[Tensor, torch.Generator], Tensor],
+        prepare: Union[Prepare, Cropping],
         *,
+        convert: Optional[Callable[[Tensor], Tensor]] = None,
         seed: int = 0,
         bad_image_ratio: float = 0.001,
         bad_images: Optional[str] = None,
@@ -59,7 +76,9 @@ class ImageDataset(Dataset):
         self.classes = source.classes
         self.seed = seed
         self.bad_images = BadImages(bad_images, bad_image_ratio)
-        self._prepare = prepare
+        self._box = prepare.box if isinstance(prepare, Cropping) else None
+        self._prepare: Prepare = prepare.finish if isinstance(prepare, Cropping) else prepare
+        self._convert = convert
 
     def __len__(self) -> int:
         return len(self.source)
@@ -79,9 +98,14 @@ class ImageDataset(Dataset):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of a data set of {len(self)}")
-        found, image = self.bad_images.first_good(index, len(self), self.source.image, self.source.name)
-        image = self._prepare(image, sample_generator(self.seed, epoch, index))
-        return image, torch.tensor(self.source.label(found))
+
+        def load(candidate: int) -> Tensor:
+            generator = sample_generator(self.seed, epoch, index)
+            crop = partial(self._box, generator=generator) if self._box else None
+            return self._prepare(self.source.image(candidate, crop), generator)
+
+        found, image = self.bad_images.first_good(index, len(self), load, self.source.name)
+        return self._convert(image) if self._convert else image, torch.tensor(self.source.label(found))
 
     def check_bad_images(self) -> int:
         """How many of these images any process has found bad so far; UserError above the tolerated share."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import partial
 from typing import Optional, Tuple
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+
+from run.images import Box, cut
 
 _HAS_UINT8_RESIZE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 1)
 
@@ -41,7 +44,7 @@ def resize(image: Tensor, size: Tuple[int, int], mode: str = "bilinear") -> Tens
 
     The 8-bit kernel wants the channels innermost, which is also how decoders lay pixels out.
     """
-    batch = image[None].contiguous(memory_format=torch.channels_last)
+    batch = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)  # image[None] has strides that hide it
     if _HAS_UINT8_RESIZE:
         return F.interpolate(batch, size, mode=mode, antialias=True)[0]
     return _resize_through_float(batch, size, mode)[0]
@@ -51,6 +54,15 @@ def _resize_through_float(batch: Tensor, size: Tuple[int, int], mode: str = "bil
     """The same resize where torch has no 8-bit kernel; differs by rounding, at most one level."""
     floats = F.interpolate(batch.to(torch.float32), size, mode=mode, antialias=True)
     return floats.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def planes(image: Tensor, mirrored: bool = False) -> Tensor:
+    """(3, H, W) uint8, laid out in any way -> one channel after the other in memory, columns reversed if so asked.
+
+    NumPy does both at once, and faster than torch.
+    """
+    pixels = image.numpy()
+    return torch.from_numpy(np.ascontiguousarray(pixels[:, :, ::-1] if mirrored else pixels))
 
 
 class TrainTransform:
@@ -64,16 +76,21 @@ class TrainTransform:
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Augment `image` by draws from `generator`."""
-        height, width = image.shape[-2:]
-        top, left, rows, columns = random_crop_box(height, width, self.crop_scale_min, generator)
-        image = resize(image[:, top : top + rows, left : left + columns], (self.size, self.size))
-        if self.random_flip and torch.rand((), generator=generator) < 0.5:
-            image = image.flip(-1)
-        if self.imagenet_policy:
-            pixels = image.permute(1, 2, 0).contiguous().numpy()
-            augmented = _SeededAutoAugment(generator)(Image.fromarray(pixels))
-            image = torch.from_numpy(np.array(augmented)).permute(2, 0, 1)
-        return image.contiguous()
+        return self.finish(cut(image, partial(self.box, generator=generator)), generator)
+
+    def box(self, height: int, width: int, generator: torch.Generator) -> Box:
+        """The part of an image that is used: the first draw."""
+        return random_crop_box(height, width, self.crop_scale_min, generator)
+
+    def finish(self, part: Tensor, generator: torch.Generator) -> Tensor:
+        """What follows: (3, rows, columns) uint8 -> (3, size, size) uint8."""
+        image = resize(part, (self.size, self.size))
+        mirrored = self.random_flip and bool(torch.rand((), generator=generator) < 0.5)
+        if not self.imagenet_policy:
+            return planes(image, mirrored)
+        pixels = (image.flip(-1) if mirrored else image).permute(1, 2, 0).contiguous().numpy()
+        augmented = _SeededAutoAugment(generator)(Image.fromarray(pixels))
+        return planes(torch.from_numpy(np.array(augmented)).permute(2, 0, 1))
 
 
 class EvalTransform:
@@ -110,7 +127,7 @@ def _limit_aspect_ratio(image: Tensor) -> Tensor:
     return image[:, top : top + longest, left : left + longest]
 
 
-def random_crop_box(height: int, width: int, scale_min: float, generator: torch.Generator) -> Tuple[int, int, int, int]:
+def random_crop_box(height: int, width: int, scale_min: float, generator: torch.Generator) -> Box:
     """(top, left, rows, columns) of Inception's crop (Szegedy et al. 2014, section 6): area uniform in
     [scale_min, 1] of the image, aspect ratio log-uniform in [3/4, 4/3], position uniform.
 

@@ -144,6 +144,20 @@ def _group() -> Any:
     return _numbers
 
 
+def store() -> Optional[Any]:
+    """Where processes that torchrun has restarted find each other; None: where torch.distributed looks by itself.
+
+    torchrun's own store outlives a restart with the addresses of the processes before, which nobody answers any more
+    (https://github.com/pytorch/pytorch/issues/135712).
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0":
+        return None
+    here = place()
+    shared, _, _ = next(iter(dist.rendezvous("env://", here.rank, here.world_size)))
+    return dist.PrefixStore("restart %s" % restarts, shared)
+
+
 def _start() -> None:
     here = place()
     if "MASTER_ADDR" not in os.environ:
@@ -154,4 +168,4 @@ def _start() -> None:
     job = os.environ.get("PMIX_NAMESPACE") or str(os.getppid())
     os.environ.setdefault("MASTER_PORT", str(20000 + zlib.crc32(job.encode()) % 20000))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    dist.init_process_group(backend, rank=here.rank, world_size=here.world_size)
+    dist.init_process_group(backend, store=store(), rank=here.rank, world_size=here.world_size)

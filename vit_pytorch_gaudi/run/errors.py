@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import sys
+import threading
 import traceback
 from typing import Callable, NoReturn, Optional, Sequence, Tuple, Type
 
@@ -96,6 +98,7 @@ def _run(
 
 
 def _complain(label: str, sentence: Optional[str], debug: bool) -> None:
+    _expect_no_more()
     if debug and sys.exc_info()[0] is not None:
         traceback.print_exc()
     if _rank():
@@ -103,7 +106,16 @@ def _complain(label: str, sentence: Optional[str], debug: bool) -> None:
     print(label if sentence is None else "%s: %s" % (label, sentence), file=sys.stderr, flush=True)
 
 
+def _expect_no_more() -> None:
+    """Keep torch's handler from telling again, wherever the program is, that a loading process was killed."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _sentence(error: Exception) -> str:
+    _expect_no_more()
+    if _is_of_a_loading_process(error):
+        return "a loading process was killed, perhaps for want of memory: go on with --resume and fewer such processes"
     if isinstance(error, OSError) and error.errno is not None:
         return _about_files(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -111,9 +123,17 @@ def _sentence(error: Exception) -> str:
     return "%s (run again with --debug to see where)" % what
 
 
+def _is_of_a_loading_process(error: Exception) -> bool:
+    """Whether the error tells that a loader's process has ended: in torch's words, or by a pipe that it has closed."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    piped = isinstance(error, (EOFError, ConnectionError)) and any("multiprocessing" in name for name in files)
+    return piped or "DataLoader worker" in str(error)
+
+
 def _about_files(error: OSError) -> str:
     """Say in one sentence what the system refused and what to do about it."""
-    name = error.filename if error.filename is not None else "a file"
+    # Of a move it is the target that the user knows.
+    name = next((name for name in (error.filename2, error.filename) if name is not None), "a file")
     where = os.fsdecode(name) if isinstance(name, bytes) else name
     known = {
         errno.ENOSPC: "no space is left on the disk for %s: free some or give another --output",
@@ -122,6 +142,7 @@ def _about_files(error: OSError) -> str:
         errno.EPERM: "no permission for %s: change it or give another path",
         errno.EROFS: "%s is on a read-only file system: give another path",
         errno.ENOENT: "%s does not exist: check the path",
+        errno.EEXIST: "%s is in the way: remove it or give another path",
         errno.ENOTDIR: "a part of %s is a file, not a folder: check the path",
         errno.EISDIR: "%s is a folder, a file was expected: check the path",
         errno.EMFILE: "too many files are open at %s: raise `ulimit -n` or load with fewer workers",

@@ -193,11 +193,14 @@ def _int(given: Any) -> int:
 
 def _float(given: Any) -> float:
     try:
-        if not isinstance(given, bool) and not math.isnan(float(given)):
-            return float(given)
+        value = math.nan if isinstance(given, bool) else float(given)
     except (TypeError, ValueError):
-        pass
-    raise ValueError("%s is no number" % _quote(given))
+        value = math.nan
+    except OverflowError:
+        value = math.inf
+    if math.isfinite(value):
+        return value
+    raise ValueError("%s is no %snumber" % (_quote(given), "finite " if math.isinf(value) else ""))
 
 
 def _str(given: Any) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .distributed import is_main
+from .launcher import place
 
 
 class Summary(NamedTuple):
@@ -78,7 +79,7 @@ class Progress:
         self._measured = 0
         self._stream = sys.stdout if stream is None else stream
         self._bar: Optional[Any] = None
-        if is_main() and _is_terminal(self._stream):
+        if _shows_bars(self._stream):
             self._bar = tqdm(total=total, initial=start, unit="step", file=self._stream, **_size(self._stream))
 
     def due(self, step: int) -> bool:
@@ -160,13 +161,25 @@ class Progress:
         )
 
 
+def nothing_left(done: int, steps: int) -> str:
+    """What to tell of a resumed run that has done the steps asked for, or more."""
+    if done > steps:
+        return "%d steps are done and %d are asked for: nothing is left to resume, ask for more to train on" % (
+            done,
+            steps,
+        )
+    return "all %d steps are done: nothing is left to resume" % steps
+
+
 def track(items: Iterable[Any], description: str, *, total: Optional[int] = None) -> Iterable[Any]:
     """`items` with a bar while they are gone through, on a terminal and the first process; elsewhere silent."""
-    return tqdm(items, desc=description, total=total, leave=False, disable=not (is_main() and _is_terminal(sys.stderr)))
+    return tqdm(items, desc=description, total=total, leave=False, disable=not _shows_bars(sys.stderr))
 
 
-def _is_terminal(stream: IO[str]) -> bool:
-    return bool(getattr(stream, "isatty", bool)())
+def _shows_bars(stream: IO[str]) -> bool:
+    """Whether this is the first process, on a terminal; mpirun makes one of its own, whose content goes into a log."""
+    by_mpi = place().launcher in ("mpirun", "poprun")
+    return is_main() and not by_mpi and bool(getattr(stream, "isatty", bool)())
 
 
 def _size(stream: IO[str]) -> Dict[str, Any]:

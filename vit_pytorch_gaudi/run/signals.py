@@ -1,4 +1,4 @@
-"""Stopping on request: the first SIGTERM or SIGINT sets a flag, the second ends the process at once."""
+"""Stopping on request: SIGTERM, SIGINT or SIGUSR1 sets a flag, a second SIGTERM or SIGINT ends the process at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any, Dict, Optional
 from .launcher import place
 
 _SAME_REQUEST = 0.1  # seconds; launchers and `timeout` signal a process and then once more its group
+_WARNING = signal.SIGUSR1  # Slurm's before a job's time is up; mpirun passes it on, where a SIGTERM makes it kill
 
 
 class StopOnSignal:
-    """Inside, SIGTERM and SIGINT set `requested`, so that the loop can finish its step and save.
+    """Inside, SIGTERM, SIGINT and SIGUSR1 set `requested`, so that the loop can finish its step and save.
 
-    The second signal ends the process at once with 128 + its number, as shells do for a process that a signal killed:
-    not 75, since nothing has been saved. The handlers from before come back at the end. Main thread only.
+    A second SIGTERM or SIGINT ends the process at once with 128 + its number, as shells do for a process that a signal
+    killed: not 75, since nothing has been saved. A SIGUSR1 never does, however many senders agree that time is short.
+    The handlers from before come back at the end. Main thread only.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -26,10 +28,10 @@ class StopOnSignal:
         self._quiet = quiet or place().rank != 0
         self._process = os.getpid()
         self._before: Dict[int, Any] = {}
-        self._when = 0.0
+        self._when: Optional[float] = None  # of the first SIGTERM or SIGINT
 
     def __enter__(self) -> StopOnSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, _WARNING):
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -38,12 +40,15 @@ class StopOnSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Optional[FrameType]) -> None:  # noqa: ARG002
-        now = time.monotonic()
         if not self.requested:
-            self.requested, self._when = True, now
-            self._tell(
-                "%s: finishing this step, then saving; once more to stop at once\n" % signal.Signals(number).name
-            )
+            self.requested = True
+            more = "" if number == _WARNING else "; once more to stop at once"
+            self._tell("%s: finishing this step, then saving%s\n" % (signal.Signals(number).name, more))
+        if number == _WARNING:
+            return
+        now = time.monotonic()
+        if self._when is None:
+            self._when = now
         elif now - self._when > _SAME_REQUEST:
             os._exit(128 + number)
 

@@ -108,8 +108,8 @@ cores_of() {
     }' || true
 }
 
-# ask_to_stop MPIRUN: the first time ask its processes to save and end, later end them at once. Some senders signal a
-# process and then once more its group.
+# ask_to_stop MPIRUN: the first time ask its processes to save and end, later end them at once. mpirun passes SIGUSR1 on;
+# on SIGTERM it kills a second later. Some senders signal a process and then once more its group.
 ask_to_stop() {
   interrupted=1
   if [[ -z $asked ]]; then

@@ -1,3 +1,5 @@
+import tarfile
+
 import numpy as np
 import pytest
 import torch
@@ -54,22 +56,20 @@ def test_cifar100_that_is_not_there_is_fetched_or_asked_for(tmp_path, monkeypatc
     with pytest.raises(UserError, match="has no cifar-100-python folder: --download fetches"):
         data(tmp_path, "--dataset", "cifar100", "--download", "false")
 
-    def fetch(url, scratch, md5):
+    def fetch(url, scratch, name, md5):
         assert url.endswith("cifar-100-python.tar.gz")
         assert len(md5) == 32
-        (cifar / "cifar-100-python").rename(f"{scratch}/cifar-100-python")
+        with tarfile.open(f"{scratch}/{name}", "w:gz") as archive:
+            archive.add(cifar / "cifar-100-python", "cifar-100-python")
 
-    monkeypatch.setattr(cifar100, "download_and_extract_archive", fetch)
-    try:
-        assert len(data(tmp_path / "new", "--dataset", "cifar100")) == 20
-        assert [path.name for path in (tmp_path / "new").glob("[!.]*")] == ["cifar-100-python"]
-    finally:
-        (tmp_path / "new" / "cifar-100-python").rename(cifar / "cifar-100-python")
+    monkeypatch.setattr(cifar100, "download_url", fetch)
+    assert len(data(tmp_path / "new", "--dataset", "cifar100")) == 20
+    assert [path.name for path in (tmp_path / "new").glob("[!.]*")] == ["cifar-100-python"]
 
     def fail(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(cifar100, "download_and_extract_archive", fail)
+    monkeypatch.setattr(cifar100, "download_url", fail)
     with pytest.raises(UserError, match=r"could not be downloaded .*no network"):
         data(tmp_path / "other", "--dataset", "cifar100")
 

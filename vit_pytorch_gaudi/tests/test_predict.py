@@ -10,12 +10,11 @@ import torch
 import transformers
 from PIL import Image
 
-from classifier import load_classifier, readable
+from classifier import load_classifier
+from image_files import find_images, picture_paths
 from models import create_model
-from predict import find_images, picture_paths
 from prediction_options import PredictionOptions
 from preparation import Preparation, read_preparation
-from rollout import attention_rollout, draw_rollout
 from run.checkpoints import Checkpoints
 from run.errors import UserError
 from tests.npz_files import google_arrays
@@ -158,27 +157,7 @@ def test_attention_goes_to_the_file_or_below_the_folder(weights, attempt, tmp_pa
     assert done.status == 2
     assert "is one file for 2 images: give a folder" in done.error
     with pytest.raises(UserError, match="2 images would have"):
-        picture_paths([tmp_path / "x.png", tmp_path / "x.jpg"], "maps")
-
-
-def test_rollout_is_the_papers_recursion():
-    maps = torch.rand(1, 3, 2, 5, 5, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    gathered = np.eye(5)
-    for layer in maps[0].double().numpy():
-        gathered = (0.5 * layer.mean(0) + 0.5 * np.eye(5)) @ gathered
-    expected = gathered[0, 1:] / gathered[0, 1:].sum()
-    np.testing.assert_allclose(attention_rollout(maps)[0].numpy(), expected, rtol=1e-5)
-
-
-def test_the_picture_is_warm_where_attention_is(tmp_path):
-    shares = torch.tensor([0.0, 0.0, 0.0, 1.0])  # of two rows of two patches: below on the right
-    draw_rollout(torch.full((3, 32, 32), 128, dtype=torch.uint8), shares, (2, 2), "a $ b", tmp_path / "deep" / "a.png")
-    pixels = np.asarray(Image.open(tmp_path / "deep" / "a.png").convert("RGB")).astype(int)
-    warmth = pixels[..., 0] - pixels[..., 2]
-    rows, columns = np.nonzero(warmth[:, : int(0.85 * warmth.shape[1])] > 40)  # without the colour bar
-    assert len(rows) > 500
-    assert rows.mean() > 0.6 * warmth.shape[0]
-    assert columns.mean() > 0.6 * warmth.shape[1]
+        picture_paths([tmp_path / "x.png", tmp_path / "x.jpg"], ".attention.png", "maps")
 
 
 def test_the_checkpoint_says_mean_std_and_resize():
@@ -200,13 +179,6 @@ def test_what_is_saved_is_prepared_as_transformers_does(weights, tmp_path):
     ours = classifier.preparation.normalise(classifier.preparation.cut(pixels)[None])
     theirs = transformers.AutoImageProcessor.from_pretrained(weights)(image, return_tensors="pt")["pixel_values"]
     assert float((ours - theirs).abs().max()) < 2.5 / 127.5  # two of 255 levels: each rounds in its own way
-
-
-def test_thousand_unnamed_classes_are_imagenets():
-    named = readable([f"LABEL_{index}" for index in range(1000)])
-    assert named[207] == "golden retriever"
-    others = [f"n{index:08d}" for index in range(1000)]
-    assert readable(others) == others
 
 
 @pytest.mark.parametrize(

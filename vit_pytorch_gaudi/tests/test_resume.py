@@ -146,9 +146,25 @@ def test_another_accumulation_of_the_same_batch_and_a_longer_run_can_be_resumed(
     assert steps == list(range(1, STEPS + 2))
 
 
-def test_nothing_is_left_to_do(digits, uninterrupted, capsys):
-    train.main(arguments(digits, uninterrupted, "--resume"))
-    assert "nothing is left to resume" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--num_steps", 12], "24 steps are done and 12 are asked for: nothing is left to resume, ask for more"),
+        (["--log_every", 3], "all 24 steps are done: nothing is left to resume"),
+        (["--num_steps", 30, "--dry_run"], ""),
+    ],
+)
+def test_what_is_recorded_stays_where_nothing_is_added(digits, uninterrupted, more, said, capsys):
+    names = ("config.yaml", "recipe.json", "history.jsonl")
+    before = [(uninterrupted / name).read_bytes() for name in names]
+    train.main(arguments(digits, uninterrupted, "--resume", *more))
+    assert said in capsys.readouterr().out
+    assert [(uninterrupted / name).read_bytes() for name in names] == before
+
+
+def test_another_run_wants_another_name(digits, uninterrupted):
+    with pytest.raises(UsageError, match=r"give --resume, --overwrite or another --name or --output-dir$"):
+        train.main(arguments(digits, uninterrupted))
 
 
 def test_sigterm_in_an_evaluation_saves_at_once_and_the_resumed_run_makes_it_up(

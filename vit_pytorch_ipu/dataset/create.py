@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Union
 
 import torch
 from torch import Tensor
 
 from dataset.generated import GeneratedImages
-from dataset.images import ImageDataset, ImageSource, open_source, require_classes
+from dataset.images import Cropping, ImageDataset, ImageSource, Prepare, open_source, require_classes
 from dataset.spec import DataSpec
 from dataset.transforms import EvalTransform, TrainTransform, normalize
 
@@ -32,29 +33,24 @@ def create_dataset(spec: DataSpec, split: str) -> ImageDataset:
         require_classes(source, spec.num_classes, spec.path)
     return ImageDataset(
         source,
-        Prepare(spec, split),
+        _preparation(spec, split),
+        convert=None if spec.dtype == "uint8" else partial(normalize, dtype=getattr(torch, spec.dtype)),
         seed=spec.seed,
         bad_image_ratio=spec.bad_image_ratio,
         bad_images=spec.bad_images,
     )
 
 
-class Prepare:
-    """Augmentation or preparation of an image, then its dtype, as a DataSpec says."""
+def _preparation(spec: DataSpec, split: str) -> Union[Prepare, Cropping]:
+    """Augmentation or deterministic preparation of an image."""
+    if spec.name == "generated":
+        return _as_it_is
+    if split == "train":
+        policy = spec.extra_aug == "imagenet_policy"
+        return TrainTransform(spec.image_size, spec.crop_scale_min, spec.random_flip, policy)
+    return EvalTransform(spec.image_size, spec.eval_resize)
 
-    def __init__(self, spec: DataSpec, split: str) -> None:
-        self.dtype: torch.dtype = getattr(torch, spec.dtype)
-        self.transform: Union[TrainTransform, EvalTransform, None] = None
-        if spec.name == "generated":
-            return  # has its size already, and a crop of noise is noise
-        if split == "train":
-            policy = spec.extra_aug == "imagenet_policy"
-            self.transform = TrainTransform(spec.image_size, spec.crop_scale_min, spec.random_flip, policy)
-        else:
-            self.transform = EvalTransform(spec.image_size, spec.eval_resize)
 
-    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """(3, H, W) uint8 -> (3, size, size)."""
-        if self.transform:
-            image = self.transform(image, generator)
-        return image if self.dtype == torch.uint8 else normalize(image, self.dtype)
+def _as_it_is(image: Tensor, _generator: torch.Generator) -> Tensor:
+    """Has its size already, and a crop of noise is noise."""
+    return image

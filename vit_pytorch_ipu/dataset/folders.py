@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
-from typing import List, Sequence
+from itertools import accumulate
+from typing import List, Optional, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from common.imagenet import ImageNetLayoutError, require
 from run.errors import UserError
-from run.images import decode_rgb
+from run.images import Crop, decode_rgb
 
 _SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in IMG_EXTENSIONS)
@@ -51,7 +53,7 @@ class FolderImages:
         with ThreadPoolExecutor(_LISTING_THREADS) as threads:
             listings = list(threads.map(lambda name: _image_files(os.path.join(folder, name)), classes))
         files = [file for listing in listings for file in listing]
-        self._class_ends = np.cumsum([len(listing) for listing in listings])
+        self._class_ends = list(accumulate(len(listing) for listing in listings))
         self._name_ends = np.cumsum([len(file) for file in files])
         self._names = b"".join(files)
 
@@ -66,11 +68,11 @@ class FolderImages:
 
     def label(self, index: int) -> int:
         """Class number of image `index`."""
-        return int(np.searchsorted(self._class_ends, index, side="right"))
+        return bisect_right(self._class_ends, index)
 
-    def image(self, index: int) -> Tensor:
-        """(3, H, W) uint8; BadImageError where it cannot be decoded."""
-        return decode_rgb(self.name(index))
+    def image(self, index: int, crop: Optional[Crop] = None) -> Tensor:
+        """(3, H, W) uint8, or the part of it that `crop` chooses; BadImageError where it cannot be decoded."""
+        return decode_rgb(self.name(index), crop)
 
 
 def _image_files(folder: str) -> List[bytes]:

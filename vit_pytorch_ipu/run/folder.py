@@ -55,7 +55,7 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(path: Path, *, resume: bool, overwrite: bool = False) -> Iterator[RunFolder]:
+def open_run(path: Path, *, resume: bool, overwrite: bool = False, flag: str = "--output") -> Iterator[RunFolder]:
     """Make and lock the run folder for the time of the context.
 
     Only the first process writes and locks; the others wait for it and fail with it.
@@ -64,6 +64,7 @@ def open_run(path: Path, *, resume: bool, overwrite: bool = False) -> Iterator[R
         path: of the run folder.
         resume: go on with the run in it; an empty folder starts afresh and says so.
         overwrite: remove what an earlier run wrote there; other files stay.
+        flag: what gives another run folder, for the messages.
 
     Raises:
         UsageError: it holds a run and neither was asked for, or both were.
@@ -76,8 +77,8 @@ def open_run(path: Path, *, resume: bool, overwrite: bool = False) -> Iterator[R
     resuming = False
     if distributed.is_main():
         try:
-            lock = _acquire(path)
-            resuming = _admit(path, resume, overwrite)
+            lock = _acquire(path, flag)
+            resuming = _admit(path, resume, overwrite, flag)
         except UserError as error:
             failure = error
     try:
@@ -90,13 +91,13 @@ def open_run(path: Path, *, resume: bool, overwrite: bool = False) -> Iterator[R
             _held.discard(path.resolve())
 
 
-def _acquire(path: Path) -> IO[str]:
+def _acquire(path: Path, flag: str) -> IO[str]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (held for the run)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError("%s can't be used as run folder (%s): give another --output" % (path, reason)) from error
+        raise UserError("%s can't be used as run folder (%s): give another %s" % (path, reason, flag)) from error
     try:
         if path.resolve() in _held:
             raise BlockingIOError(errno.EAGAIN, "locked by this process")
@@ -107,7 +108,7 @@ def _acquire(path: Path) -> IO[str]:
             lock.seek(0)
             holder = _describe(lock.read())
             lock.close()
-            raise UserError("%s is in use by %s: wait for it or give another --output" % (path, holder)) from error
+            raise UserError("%s is in use by %s: wait for it or give another %s" % (path, holder, flag)) from error
         say("%s can't be locked (%s): make sure that no other run uses it" % (path, error.strerror))
     lock.truncate(0)
     json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, lock)
@@ -124,7 +125,7 @@ def _describe(text: str) -> str:
         return "another process"
 
 
-def _admit(path: Path, resume: bool, overwrite: bool) -> bool:
+def _admit(path: Path, resume: bool, overwrite: bool, flag: str) -> bool:
     """Whether there is something to resume, after the rules about an earlier run have been kept."""
     checkpoints = list((path / "checkpoints").glob("*step-*"))
     if overwrite:
@@ -137,5 +138,5 @@ def _admit(path: Path, resume: bool, overwrite: bool) -> bool:
     if resume and not checkpoints:
         say("nothing to resume in %s: starting from the beginning" % path)
     elif not resume and any((path / name).exists() for name in TRACES):
-        raise UsageError("%s holds an earlier run: give --resume, --overwrite or another --output" % path)
+        raise UsageError("%s holds an earlier run: give --resume, --overwrite or another %s" % (path, flag))
     return resume and bool(checkpoints)

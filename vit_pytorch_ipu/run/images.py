@@ -20,8 +20,11 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from .errors import UserError
+from .jpeg import HAS_PARTS, decode_upper_rows, ordinary_frame
 
 T = TypeVar("T")
+Box = Tuple[int, int, int, int]  # top, left, rows, columns
+Crop = Callable[[int, int], Box]  # of an image's height and width
 
 MAX_PIXELS = 2**26  # 67 megapixels, 200 MB as RGB; below Pillow's own limit
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", *(("WEBP",) if features.check("webp") else ()))
@@ -32,11 +35,15 @@ class BadImageError(Exception):
     """An image that cannot be decoded; the text says why in a few words."""
 
 
-def decode_rgb(source: Union[str, bytes]) -> Tensor:
+def decode_rgb(source: Union[str, bytes], crop: Optional[Crop] = None) -> Tensor:
     """Decode an image file, given by path or content, to a (3, H, W) uint8 tensor.
 
     The pixels lie channels-last in memory. Colour JPEGs go straight through libjpeg-turbo, the rest
     through Pillow; 16-bit grey is scaled to 8 bits.
+
+    Args:
+        source: path or content.
+        crop: chooses the part that is wanted, once; a JPEG is only decoded as far as that needs.
 
     Raises:
         BadImageError: whatever keeps the pixels from being had: missing, truncated, not an image, too large.
@@ -45,23 +52,49 @@ def decode_rgb(source: Union[str, bytes]) -> Tensor:
         data = bytearray(source) if isinstance(source, bytes) else _read(source)
         if not data:
             raise BadImageError("empty file")
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
-        if data[:3] == b"\xff\xd8\xff" and image.mode == "RGB":
-            return _decode_jpeg(data, image)
-        return _decode_with_pillow(image)
+        return _decode_part(data, crop) if crop and HAS_PARTS else cut(_decode(data), crop)
     except BadImageError:
         raise
     except Exception as error:  # decoders raise almost anything on hostile bytes
         raise BadImageError(_reason(error)) from error
 
 
+def cut(image: Tensor, crop: Optional[Crop]) -> Tensor:
+    """The part of (3, H, W) that `crop` chooses, None being all of it."""
+    return _part(image, crop(*image.shape[-2:])) if crop else image
+
+
+def _part(image: Tensor, box: Box) -> Tensor:
+    top, left, rows, columns = box
+    return image[:, top : top + rows, left : left + columns]
+
+
+def _decode_part(data: bytearray, crop: Crop) -> Tensor:
+    frame = ordinary_frame(data)
+    if frame is None or frame.width * frame.height > MAX_PIXELS:
+        return cut(_decode(data), crop)
+    top, left, rows, columns = box = crop(frame.height, frame.width)
+    try:
+        pixels = decode_upper_rows(data, frame, top + rows)
+    except ValueError:  # an unusual subsampling, or not a JPEG after all
+        return _part(_decode(data), box)
+    return torch.from_numpy(np.ascontiguousarray(pixels[top : top + rows, left : left + columns])).permute(2, 0, 1)
+
+
+def _decode(data: bytearray) -> Tensor:
+    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+    if data[:3] == b"\xff\xd8\xff" and image.mode == "RGB":
+        return _decode_jpeg(data, image)
+    return _decode_with_pillow(image)
+
+
 def _read(path: str) -> bytearray:
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
         data = bytearray(os.fstat(file.fileno()).st_size)
-        size = file.readinto(data)
-    return data[:size]
+        del data[file.readinto(data) or 0 :]
+    return data
 
 
 def _decode_jpeg(data: bytearray, image: Image.Image) -> Tensor:

@@ -8,6 +8,7 @@ import sys
 # What PopRun 3.4 takes of what the scripts and benchmarks give it.
 TAKES = ["host", "num-replicas", "num-instances", "num-ilds", "ipus-per-replica", "vipu-server-host", "vipu-partition"]
 TAKES += ["vipu-allocation", "update-partition", "remove-partition", "mpi-global-args", "mpi-local-args"]
+TAKES += ["vipu-server-timeout", "executable-cache-path"]
 
 
 def plan(words):

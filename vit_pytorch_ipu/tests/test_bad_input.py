@@ -47,6 +47,8 @@ def test_a_config_of_the_other_script_is_named(attempt):
     ("script", "words", "parts"),
     [
         ("finetune.py", ["--mixup"], ["--mixup", "pretraining"]),
+        ("finetune.py", ["--byteio", "--precision", "16.32"], ["--byteio", "16.32 needs float16 images"]),
+        ("validation.py", ["--byteio", "--precision", "16.32"], ["--byteio", "16.32 needs float16 images"]),
         ("finetune.py", ["--momentum", 0.5], ["--momentum", "only with --optimizer SGD"]),
         ("finetune.py", ["--adam-eps", 0.5, "--optimizer", "SGD"], ["--adam-eps", "Adam, AdamW or LAMB"]),
         ("finetune.py", ["--bias-correction", "false"], ["--bias-correction", "only with --optimizer LAMB"]),

@@ -321,7 +321,7 @@ def test_a_signal_is_passed_on(workplace):
 
 
 def test_the_scripts_are_clean():
-    scripts = ["run_singlehost.sh", "run_multihosts.sh", "scripts/launch.sh"]
+    scripts = ["run_singlehost.sh", "run_multihosts.sh", "scripts/launch.sh", "scripts/benchmark.sh"]
     for script in scripts:
         subprocess.run(["bash", "-n", script], cwd=APP, check=True)
     done = subprocess.run([TOOLS / "shellcheck", "-x", *scripts], cwd=APP, capture_output=True, text=True)

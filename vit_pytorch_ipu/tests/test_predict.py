@@ -16,13 +16,13 @@ import transformers
 from PIL import Image
 
 import export
-from classifier import load_classifier, readable
+from classifier import load_classifier
 from dataset import DataSpec, create_dataset
+from image_files import find_images, picture_paths
 from models import create_model
-from predict import find_images, main, picture_paths
+from predict import main
 from prediction_options import PredictionOptions
 from preparation import Preparation, read_preparation
-from rollout import attention_rollout, draw_rollout
 from run.errors import UsageError, UserError
 from tests.scripts import run_script, tiny
 from weights import load_weights, read_config, save_weights
@@ -149,53 +149,6 @@ def test_the_checkpoint_says_mean_std_and_resize_unless_the_option_does():
     assert read_preparation({"do_normalize": False}, 32, None).std == (1.0, 1.0, 1.0)
 
 
-def test_imagenet_words_stand_for_its_synsets_only():
-    file = Path(timm.data.__file__).parent / "_info" / "imagenet_synsets.txt"
-    synsets = file.read_text().split()
-    words = dict(line.split("\t") for line in file.with_name("imagenet_synset_to_lemma.txt").read_text().splitlines())
-    named = readable(synsets)
-    assert named[207] == "golden retriever"
-    assert named == readable([f"LABEL_{index}" for index in range(1000)])
-    same = [name.lower() in words[synset].lower() for name, synset in zip(named, synsets)]
-    assert sum(same) > 900  # both call most classes alike, so the order is that of the synsets
-    shuffled = [*synsets[1:], synsets[0]]
-    assert readable(shuffled) == shuffled
-    others = [f"n{index:08d}" for index in range(1000)]
-    assert readable(others) == others
-    assert readable(["cat", "dog"]) == ["cat", "dog"]
-
-
-def test_rollout_of_uniform_attention_is_even_and_the_layers_go_in_their_order():
-    even = attention_rollout(torch.full((2, 3, 4, 5, 5), 1 / 5))
-    torch.testing.assert_close(even, torch.full((2, 4), 1 / 4))
-    # The first layer moves patch 2 into patch 1, the second patch 1 into the class token: half of it is patch 2's.
-    first, second = torch.eye(3), torch.eye(3)
-    first[1] = torch.tensor([0.0, 0.0, 1.0])
-    second[0] = torch.tensor([0.0, 1.0, 0.0])
-    assert attention_rollout(torch.stack([first, second])[None, :, None])[0].tolist() == [0.5, 0.5]
-    assert attention_rollout(torch.stack([second, first])[None, :, None])[0].tolist() == [1.0, 0.0]
-
-
-def test_rollout_is_the_papers_recursion():
-    maps = torch.rand(1, 3, 2, 5, 5, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    gathered = np.eye(5)
-    for layer in maps[0].double().numpy():
-        gathered = (0.5 * layer.mean(0) + 0.5 * np.eye(5)) @ gathered
-    expected = gathered[0, 1:] / gathered[0, 1:].sum()
-    np.testing.assert_allclose(attention_rollout(maps)[0].numpy(), expected, rtol=1e-5)
-
-
-def test_the_picture_is_warm_where_attention_is(tmp_path):
-    shares = torch.tensor([0.0, 0.0, 0.0, 1.0])  # of two rows of two patches: below on the right
-    draw_rollout(torch.full((3, 32, 32), 128, dtype=torch.uint8), shares, (2, 2), "a $ b", tmp_path / "deep" / "a.png")
-    pixels = np.asarray(Image.open(tmp_path / "deep" / "a.png").convert("RGB")).astype(int)
-    warmth = pixels[..., 0] - pixels[..., 2]
-    rows, columns = np.nonzero(warmth[:, : int(0.85 * warmth.shape[1])] > 40)  # without the colour bar
-    assert len(rows) > 500
-    assert rows.mean() > 0.6 * warmth.shape[0]
-    assert columns.mean() > 0.6 * warmth.shape[1]
-
-
 def test_pictures_lie_beside_the_images_or_below_the_output(random_weights, tmp_path):
     paths = [photo(tmp_path / "a" / "x.png"), photo(tmp_path / "b" / "x.png", seed=1)]
     answer = predicted("--checkpoint", random_weights, tmp_path, "--attention")
@@ -206,10 +159,10 @@ def test_pictures_lie_beside_the_images_or_below_the_output(random_weights, tmp_
             assert picture.width > 400
     assert find_images([str(tmp_path)]) == paths
     assert find_images([str(tmp_path / "*"), str(paths[0])]) == paths
-    below = picture_paths(paths, "out")
+    below = picture_paths(paths, ".attention.png", "out")
     assert list(below.values()) == [Path("out/a/x.attention.png"), Path("out/b/x.attention.png")]
     with pytest.raises(UserError, match="2 images would have"):
-        picture_paths([tmp_path / "x.png", tmp_path / "x.jpg"], None)
+        picture_paths([tmp_path / "x.png", tmp_path / "x.jpg"], ".attention.png", None)
 
 
 def test_onnx_equals_the_model_for_any_batch(trained, tmp_path, capsys):

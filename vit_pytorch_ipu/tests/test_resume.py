@@ -130,6 +130,22 @@ def test_another_recipe_cannot_be_resumed_and_leaves_no_trace(digits, uninterrup
     assert (uninterrupted / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--training-steps", 12], "24 steps are done and 12 are asked for: nothing is left to resume, ask for more"),
+        (["--log-every", 3], "all 24 steps are done: nothing is left to resume"),
+        (["--training-steps", 30, "--dry-run"], ""),
+    ],
+)
+def test_what_is_recorded_stays_where_nothing_is_added(digits, uninterrupted, more, said, capsys):
+    names = ("config.yaml", "recipe.json", "history.jsonl")
+    before = [(uninterrupted / name).read_bytes() for name in names]
+    finetune.main(arguments(digits, uninterrupted, "--resume", *more))
+    assert said in capsys.readouterr().out
+    assert [(uninterrupted / name).read_bytes() for name in names] == before
+
+
 def test_sigterm_in_an_evaluation_saves_at_once_and_the_resumed_run_makes_it_up(
     digits, uninterrupted, tmp_path, monkeypatch
 ):

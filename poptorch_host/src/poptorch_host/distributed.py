@@ -73,13 +73,26 @@ def _initialise(world: World, device: torch.device) -> None:
     try:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            init_method="env://",
+            store=_store(world),
             rank=world.process_id,
             world_size=world.num_processes,
         )
     finally:
         message.cancel()
     atexit.register(_leave)
+
+
+def _store(world: World) -> dist.Store | None:
+    """Return the place where the processes meet, None for torch's own choice.
+
+    torchrun's store outlives its restarts, with addresses of processes that have ended
+    (https://github.com/pytorch/pytorch/issues/135712), so each restart gets names of its own in it.
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0":
+        return None
+    store, _, _ = next(iter(dist.rendezvous("env://", world.process_id, world.num_processes)))
+    return dist.PrefixStore(f"restart {restarts}", store)
 
 
 def _port() -> int:

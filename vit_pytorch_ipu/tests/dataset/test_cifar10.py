@@ -206,7 +206,6 @@ def _count(path, results):
     results.put(len(create_dataset(spec(path, download=True), "train")))
 
 
-@pytest.mark.filterwarnings("ignore:Python 3.14 will, by default, filter:DeprecationWarning")
 def test_several_processes_download_once(archive, tmp_path):
     assert len(create_dataset(spec(tmp_path / "alone", download=True), "train")) == 20
     requests, archive.sent = archive.sent, 0
@@ -230,6 +229,34 @@ def test_a_changed_archive_is_not_unpacked(archive, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"could not be downloaded .*: fetch http:.* some other way"):
         create_dataset(spec(tmp_path / "new", download=True), "train")
     assert os.listdir(tmp_path / "new") == [".cifar10.lock"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../escaped", tarfile.REGTYPE),
+        ("cifar-10-batches-py/../escaped", tarfile.REGTYPE),
+        ("/tmp/escaped", tarfile.REGTYPE),
+        ("cifar-10-batches-py/..", tarfile.REGTYPE),
+        ("cifar-10-batches-py/data_batch_1", tarfile.REGTYPE),
+        ("cifar-10-batches-py/link", tarfile.SYMTYPE),
+        ("cifar-10-batches-py/link", tarfile.LNKTYPE),
+        ("cifar-10-batches-py/pipe", tarfile.FIFOTYPE),
+    ],
+)
+def test_an_archive_with_anything_else_in_it_is_not_unpacked(archive, folder, tmp_path, monkeypatch, name, kind):
+    path = folder.parent / "hostile.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(folder, "cifar-10-batches-py")
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, str(tmp_path)
+        tar.addfile(member)
+    archive.content = path.read_bytes()
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.content).hexdigest())
+    with pytest.raises(UserError, match="could not be downloaded"):
+        create_dataset(spec(tmp_path / "new", download=True), "train")
+    assert os.listdir(tmp_path / "new") == [".cifar10.lock"]
+    assert not list(tmp_path.rglob("escaped"))
 
 
 def test_nothing_is_fetched_unasked(archive, tmp_path):

@@ -109,6 +109,20 @@ def test_a_second_pass_lists_nothing_twice(root):
     assert data.check_bad_images() == len(BROKEN)
 
 
+def test_decoding_only_what_a_crop_needs_changes_little_and_no_verdict(root, monkeypatch):
+    fast, labels, _ = load(make_spec(root), epoch=3)
+    listed = sorted((root / "out" / "bad_images.txt").read_text().splitlines())
+    monkeypatch.setattr("run.images.HAS_PARTS", False)
+    listing = str(root / "out" / "again.txt")
+    plain, same_labels, _ = load(make_spec(root, bad_images=listing), epoch=3)
+    assert torch.equal(labels, same_labels)
+    assert listed == sorted((root / "out" / "again.txt").read_text().splitlines())
+    apart = (fast.int() - plain.int()).abs()
+    assert apart.float().mean() <= 2
+    assert apart.max() <= 40
+    assert 0 < len({image for image, _, _, _ in apart.nonzero().tolist()}) < len(plain)  # the odd files are the same
+
+
 def test_above_the_ratio_the_run_stops(root):
     _, _, data = load(make_spec(root, bad_image_ratio=0.1))
     with pytest.raises(UserError, match=rf"{len(BROKEN)} of 22 images cannot be decoded.*bad_images\.txt"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch.distributed as dist
 
 from run import distributed
 from run.errors import UserError
@@ -149,3 +150,18 @@ def test_a_lost_process_is_told_whichever_library_noticed_and_other_errors_are_l
         raise RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
     with pytest.raises(RuntimeError, match="shapes"), distributed.peers_needed():
         raise RuntimeError("shapes do not fit")
+
+
+def test_processes_that_torchrun_has_restarted_find_no_addresses_of_those_before(monkeypatch):
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launched = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port)}
+    for name, value in {**launched, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.store() is None
+    server.set("address", "of a process that has ended")
+    for restarts in ("1", "2"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        found = distributed.store()
+        assert not found.check(["address"])
+        found.set("address", "of one that will have ended")
+        assert distributed.store().get("address") == b"of one that will have ended"

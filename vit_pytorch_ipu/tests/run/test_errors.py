@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from run.errors import Stopped, UsageError, UserError, entry_point
+from run.files import write_atomically
 
 
 def outcome(capsys, error, argv=(), **settings):
@@ -48,6 +51,12 @@ class LayoutError(ValueError):
             "error: ValueError: bad shape (run again with --debug to see where)\n",
         ),
         (RuntimeError(), 1, "error: RuntimeError (run again with --debug to see where)\n"),
+        (
+            AssertionError("An error occurred: RuntimeError('DataLoader worker (pid(s) 7) exited unexpectedly')"),
+            1,
+            "error: a loading process was killed, perhaps for want of memory: go on with --resume and fewer such "
+            "processes\n",
+        ),
         (LayoutError("seen as it is"), 1, "error: seen as it is\n"),
         (
             BrokenPipeError(errno.EPIPE, "Broken pipe"),
@@ -68,6 +77,7 @@ def test_exit_code_and_one_sentence(capsys, error, code, text):
         (errno.EACCES, "no permission for /o/state"),
         (errno.EROFS, "/o/state is on a read-only file system"),
         (errno.ENOENT, "/o/state does not exist"),
+        (errno.EEXIST, "/o/state is in the way: remove it or give another path"),
         (errno.EIO, "/o/state: Input/output error"),
     ],
 )
@@ -76,6 +86,21 @@ def test_what_the_system_refuses_is_said_in_words(capsys, number, said):
     assert code == 1
     assert text.startswith("error: " + said)
     assert "Errno" not in text
+
+
+def test_what_is_in_the_way_of_a_folder_or_of_a_file_is_named(capsys, tmp_path):
+    """The temporary file that an atomic write moves is nothing that a user knows."""
+    place = tmp_path / "x"
+    place.mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_atomically(place, "content")
+    said = f"error: {place} is a folder, a file was expected: check the path\n"
+    assert outcome(capsys, caught.value) == (1, said)
+    place.rmdir()
+    place.write_text("")
+    with pytest.raises(FileExistsError) as there:
+        place.mkdir(exist_ok=True)
+    assert outcome(capsys, there.value) == (1, f"error: {place} is in the way: remove it or give another path\n")
 
 
 @pytest.mark.parametrize("argv", [["--debug"], ["--debug=yes"], ["--debug", "true", "--x"], ["--debug", "--x"]])
@@ -119,3 +144,35 @@ def test_a_reader_that_has_gone_ends_the_program_quietly():
 def test_without_torch_nothing_loads_it(run):
     code = "import sys\nfrom run.errors import entry_point\nimport run.options\nassert 'torch' not in sys.modules"
     assert run(code + "\nentry_point(lambda argv: None)") == (0, "", "")
+
+
+def test_what_torch_tells_again_of_a_killed_loading_process_is_not_shown(capsys):
+    def told_again(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    class Loader:
+        def __del__(self):
+            signal.raise_signal(signal.SIGCHLD)
+
+    def main(argv):
+        loader = Loader()  # ends with the exception that holds this frame
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.", id(loader))
+
+    before = signal.signal(signal.SIGCHLD, told_again)
+    try:
+        with pytest.raises(SystemExit):
+            entry_point(main, [])
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_pipe_that_a_killed_loading_process_has_closed(capsys):
+    def main(argv):
+        here, there = multiprocessing.Pipe()
+        there.close()
+        here.recv()
+
+    with pytest.raises(SystemExit):
+        entry_point(main, [])
+    assert capsys.readouterr().err.startswith("error: a loading process was killed")

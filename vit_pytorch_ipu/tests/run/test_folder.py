@@ -86,6 +86,14 @@ def test_an_earlier_run_is_only_touched_on_request(tmp_path):
     assert (tmp_path / "checkpoints" / "step-3").is_dir()
 
 
+@pytest.mark.parametrize("name", ["run", "file"])
+def test_the_flag_for_another_folder_is_the_scripts(tmp_path, name, holder):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"give another --name$"):
+        with open_run(tmp_path / name, resume=True, flag="--name"):
+            pytest.fail("not refused")
+
+
 def test_overwrite_removes_a_run_and_nothing_else(tmp_path):
     earlier_run(tmp_path)
     (tmp_path / "elsewhere").mkdir()

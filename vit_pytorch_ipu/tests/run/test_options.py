@@ -164,6 +164,8 @@ def test_text_and_paths(resolve):
         (["--learn", "1"], "no flag --learn"),
         (["--lr", "fast"], '--lr: "fast" is no number'),
         (["--lr", "nan"], '--lr: "nan" is no number'),
+        (["--lr", "inf"], '--lr: "inf" is no finite number'),
+        (["--lr", "1e999"], '--lr: "1e999" is no finite number'),
         (["--lr", "0"], "not above 0"),
         (["--momentum", "-1"], "below 0"),
         (["--momentum", "1.5"], "above 1"),

@@ -76,6 +76,24 @@ def test_bar_on_a_terminal(clock):
     assert "Epoch" not in text
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"},
+        {"POPDIST_NUM_TOTAL_REPLICAS": "1", "POPDIST_NUM_LOCAL_REPLICAS": "1", "POPDIST_REPLICA_INDEX_OFFSET": "0"},
+    ],
+)
+def test_no_bar_on_the_terminal_that_mpirun_makes(clock, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stream = Terminal()
+    with Progress(10, steps_per_epoch=5, samples_per_step=8, stream=stream, clock=clock) as progress:
+        clock.now += 1
+        progress.report(1, learning_rate=0, loss=0)
+    assert "\r" not in stream.getvalue()
+    assert stream.getvalue().startswith("Epoch 1/2, Step 1/10")
+
+
 def test_notes_without_a_terminal(clock):
     stream = io.StringIO()
     Progress(10, steps_per_epoch=5, samples_per_step=8, stream=stream, clock=clock).note("saved")

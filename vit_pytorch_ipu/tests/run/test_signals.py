@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM and SIGINT, in real processes."""
+"""Stopping on SIGTERM, SIGINT and SIGUSR1, in real processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ entry_point(main)
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGUSR1])
 def test_the_first_signal_lets_the_step_finish(start, number):
     process = start(LOOP, "obeys")
     assert process.stdout.readline() == "ready\n"
@@ -37,10 +37,8 @@ def test_the_first_signal_lets_the_step_finish(start, number):
     assert process.returncode == 75
     assert output == "step finished and saved\n"
     name = signal.Signals(number).name
-    assert errors == (
-        "%s: finishing this step, then saving; once more to stop at once\nstopped: saved: start again with --resume\n"
-        % name
-    )
+    more = "" if number == signal.SIGUSR1 else "; once more to stop at once"
+    assert errors == (f"{name}: finishing this step, then saving{more}\nstopped: saved: start again with --resume\n")
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -53,6 +51,22 @@ def test_the_second_signal_ends_at_once(start, number):
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert (process.returncode, output) == (128 + number, "")
+
+
+def test_a_warning_asks_and_never_ends_the_process(start):
+    """Slurm's, or mpirun's for a SIGTERM: a launcher and a worker that is taken down may both send it."""
+    process = start(LOOP, "is stuck")
+    process.stdout.readline()
+    process.send_signal(signal.SIGUSR1)
+    assert process.stderr.readline() == "SIGUSR1: finishing this step, then saving\n"
+    for number in (signal.SIGUSR1, signal.SIGTERM):  # what follows a warning when the time is up
+        time.sleep(0.2)
+        process.send_signal(number)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_a_request_that_comes_twice_within_a_moment_is_one():
@@ -73,10 +87,11 @@ def test_forked_children_are_silent(capfd):
 
 
 def test_handlers_come_back():
-    before = [signal.getsignal(number) for number in SIGNALS]
+    numbers = [*SIGNALS, signal.SIGUSR1]
+    before = [signal.getsignal(number) for number in numbers]
     with StopOnSignal() as stop:
-        assert [signal.getsignal(number) for number in SIGNALS] != before
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+        assert all(signal.getsignal(number) != handler for number, handler in zip(numbers, before))
+    assert [signal.getsignal(number) for number in numbers] == before
     assert not stop.requested
 
 
@@ -103,7 +118,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(run, name):
     code, output, errors = run(WORKERS, name)
     assert (code, output) == (0, "9 True\n")
