@@ -28,8 +28,13 @@ SHARED = [
     *(Shared(f"dataset/{name}.py", VIT, [MAE, SWIN, GAUDI]) for name in ("generated", "transforms")),
     *(Shared(path, MAE, [SWIN]) for path in ("dataset/augmentation.py", "dataset/mixing.py", "models/supervised.py")),
     Shared("remapping.py", MAE, [SWIN]),
-    Shared("rollout.py", VIT, [GAUDI]),
+    *(Shared(f"{name}.py", VIT, [MAE, SWIN, GAUDI]) for name in ("image_files", "ranking", "weight_tensors")),
+    Shared("rollout.py", VIT, [MAE, GAUDI]),
+    Shared("models/drop_path.py", VIT, [MAE, SWIN]),
+    Shared("export.py", VIT, [SWIN]),
+    Shared("scripts/launch.sh", VIT, [MAE]),
     Shared("tests/conftest.py", VIT, [MAE, SWIN, GAUDI]),
+    Shared("tests/stand_in_poprun.py", VIT, [MAE, SWIN]),
 ]
 
 

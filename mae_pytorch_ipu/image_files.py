@@ -16,7 +16,7 @@ from preparation import Preparation
 from run.errors import UserError
 from run.images import BadImageError, decode_rgb
 
-PICTURES = (".attention.png", ".mae.png")  # what the scripts of this app write beside images
+PICTURES = (".attention.png", ".activation.png", ".mae.png")  # what scripts write beside images
 
 
 def find_images(words: Sequence[str]) -> List[Path]:
@@ -31,7 +31,7 @@ def find_images(words: Sequence[str]) -> List[Path]:
             raise UserError(f"{word} holds no image: check the path")
         found.update(dict.fromkeys(file for file in files if not file.name.endswith(PICTURES)))
     if words and not found:
-        raise UserError(f"{words[0]} holds only pictures that this app has made: check the path")
+        raise UserError(f"{words[0]} holds only pictures that were made of images: check the path")
     return list(found)
 
 
@@ -51,7 +51,7 @@ def picture_paths(paths: Sequence[Path], suffix: str, folder: Optional[str]) -> 
 def prepared(
     paths: Iterable[Path], preparation: Preparation, batch: int, bad: Dict[str, str]
 ) -> Iterator[Tuple[List[Path], Tensor]]:
-    """Batches of at most `batch` readable images, (B, 3, S, S) uint8, with their paths; the others go to `bad`."""
+    """Batches of at most `batch` readable images, (B, 3, H, W) uint8, with their paths; the others go to `bad`."""
     names: List[Path] = []
     images: List[Tensor] = []
     for path in paths:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
 from models import CLASSIFIERS
+from preparation import EVAL_RESIZES
 from run.errors import UsageError
 from run.option_values import Only
 from run.options import CommonOptions, RunOptions, option
@@ -151,7 +152,7 @@ class ClassifierOptions(ModelOptions):
     eval_resize: str = option(
         "crop",
         "evaluation: crop = resize by 256/224, cut the centre; direct = resize",
-        choices=("crop", "direct"),
+        choices=EVAL_RESIZES,
         only=Only("without --generated_data", lambda given: not given.generated_data),
     )
 

@@ -19,6 +19,7 @@ from option_groups import (
     TrainingDataOptions,
     TrainingOptions,
 )
+from preparation import EVAL_RESIZES
 from run.errors import UsageError
 from run.option_values import Only
 from run.options import option
@@ -129,7 +130,7 @@ class ValidationOptions(DataOptions, BatchOptions, IpuOptions):
     eval_resize: Optional[str] = option(
         None,
         "crop = resize by 256/224, cut the centre; direct = resize; none: the one of the weights",
-        choices=("crop", "direct"),
+        choices=EVAL_RESIZES,
         only=FILES,
     )
     half: bool = option(False, "float16 arithmetic and weights on an IPU, bfloat16 arithmetic on a host")

@@ -6,27 +6,24 @@ attention pictures need the model itself. For a whole data set there is finetune
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, cast
 
 import torch
-from torch import Tensor
 
 from checkpoint import Loaded, device, load_model
 from image_files import find_images, picture_paths, prepared
 from models import VisionTransformer
 from prediction_options import PredictionOptions
+from ranking import table, top
 from rollout import attention_rollout, draw_rollout
 from run.errors import UserError, entry_point
 from run.options import parse
 from weights import read_class_names
 
 PICTURE = ".attention.png"
-# SHA-256 of ImageNet-1k's synsets in order, with a space between them.
-_SYNSETS = "791ce0333040dd249d13133f90d28ef0263ffc01e5de0afd85b3e32048d7d456"
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
@@ -74,37 +71,6 @@ def predict(
     for name, reason in bad.items():
         print(f"bad image {name}: {reason}", file=sys.stderr, flush=True)
     return records
-
-
-def top(logits: Tensor, labels: List[str], count: int = 5) -> List[List[Dict[str, Any]]]:
-    """The likeliest classes of each row of logits (B, C), best first: index, label, name, probability."""
-    values, indices = logits.float().softmax(dim=-1).topk(min(count, logits.shape[-1]), dim=-1)
-    names = readable(labels)
-    return [
-        [{"index": i, "label": labels[i], "name": names[i], "probability": p} for i, p in zip(row, probabilities)]
-        for row, probabilities in zip(indices.tolist(), values.tolist())
-    ]
-
-
-def readable(labels: List[str]) -> List[str]:
-    """ImageNet-1k's words for its 1000 synsets in order, or for 1000 classes without names; else the labels."""
-    unnamed = [f"LABEL_{index}" for index in range(1000)]
-    if labels != unnamed and hashlib.sha256(" ".join(labels).encode()).hexdigest() != _SYNSETS:
-        return labels
-    from torchvision.models import ViT_B_16_Weights  # its list is in the order of the synsets
-
-    return list(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
-
-
-def table(record: Dict[str, Any]) -> str:
-    """The image's path, then a line per class."""
-    lines = [record["image"]]
-    for best in record["top5"]:
-        label = "" if best["label"] == best["name"] else f"  ({best['label']})"
-        lines.append("  %6.2f %%  %s%s" % (100 * best["probability"], best["name"], label))
-    if "attention" in record:
-        lines.append("  attention: " + record["attention"])
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

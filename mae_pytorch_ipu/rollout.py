@@ -16,7 +16,7 @@ from torch import Tensor
 from run.files import write_atomically
 
 
-def attention_rollout(maps: Tensor, pooled: bool) -> Tensor:
+def attention_rollout(maps: Tensor, pooled: bool = False) -> Tensor:
     """Share of each patch in what the decision is made of, (B, L, H, N, N) -> (B, P); rows sum to one.
 
     Heads count alike, the residual branch as much as attention (section 3 of the paper).

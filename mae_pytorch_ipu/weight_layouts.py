@@ -6,12 +6,9 @@ In the table `*` stands for a block's number, and names go without a final `weig
 from __future__ import annotations
 
 import re
-from typing import Dict, Iterable, Optional
+from typing import Iterable, Optional
 
-import torch
-from torch import Tensor
-
-State = Dict[str, Tensor]
+from weight_tensors import State, joined, parted, translated
 
 LAYOUTS = ("mae", "huggingface")
 DECODER = ("decoder_", "mask_token")
@@ -58,7 +55,6 @@ _MARKS = {
     "mae": r"(^|\.)patch_embed\.proj\.weight$",
     "huggingface": r"embeddings\.patch_embeddings\.projection\.weight$",
 }
-_PARTS = ("query", "key", "value")
 
 
 def detect(names: Iterable[str]) -> Optional[str]:
@@ -77,8 +73,8 @@ def from_layout(tensors: State, layout: str) -> State:
         spelling = name
         for pattern, replacement in _SPELLINGS:
             spelling = re.sub(pattern, replacement, spelling)
-        result[_translated(spelling, table) or name] = tensor
-    return _joined(result)
+        result[translated(spelling, table) or name] = tensor
+    return joined(result)
 
 
 def to_layout(state: State, layout: str) -> State:
@@ -86,8 +82,8 @@ def to_layout(state: State, layout: str) -> State:
     if layout == "mae":
         return state
     result: State = {}
-    for name, tensor in _parted(state).items():
-        theirs = _translated(name, _HUGGING_FACE)
+    for name, tensor in parted(state).items():
+        theirs = translated(name, _HUGGING_FACE)
         assert theirs is not None, f"{name} has no name in the {layout} layout"
         result[theirs] = tensor
     return result
@@ -96,34 +92,3 @@ def to_layout(state: State, layout: str) -> State:
 def is_decoder(name: str) -> bool:
     """Whether a tensor of the models' names belongs to the decoder."""
     return name.startswith(DECODER)
-
-
-def _translated(name: str, table: Dict[str, str]) -> Optional[str]:
-    """`name` by a table of whole names, or of names without their last part (weight or bias)."""
-    number = re.search(r"(?<=\.)\d+(?=\.)", name)
-    general = name if number is None else f"{name[: number.start()]}*{name[number.end() :]}"
-    stem, _, leaf = general.rpartition(".")
-    found = table.get(general) or (f"{table[stem]}.{leaf}" if stem in table else None)
-    return found if found is None or number is None else found.replace("*", number.group())
-
-
-def _joined(state: State) -> State:
-    """Query, key and value layers put together to one `qkv` layer per block, where all three are there."""
-    state = dict(state)
-    for query in [name for name in state if ".attn.query." in name]:
-        names = [query.replace(".query.", f".{part}.") for part in _PARTS]
-        if all(name in state for name in names):
-            state[query.replace(".query.", ".qkv.")] = torch.cat([state.pop(name) for name in names])
-    return state
-
-
-def _parted(state: State) -> State:
-    """`qkv` layers taken apart to query, key and value layers."""
-    result: State = {}
-    for name, tensor in state.items():
-        if ".attn.qkv." in name:
-            for part, piece in zip(_PARTS, tensor.chunk(3)):
-                result[name.replace(".qkv.", f".{part}.")] = piece
-        else:
-            result[name] = tensor
-    return result

@@ -22,6 +22,7 @@ from run.errors import UserError
 from run.files import write_atomically
 from run.load_report import LoadReport, some
 from weight_layouts import is_decoder
+from weight_tensors import check_shapes
 
 SAVE_LAYOUTS = ("mae", "pth", "timm", "huggingface")
 TABLES = ("pos_embed", "decoder_pos_embed")
@@ -59,7 +60,7 @@ def load_weights(model: Model, path: Union[str, Path], *, strict: bool = True, n
     loaded = {name: state[name] for name in wanted if name in state}
     if strict:
         _check_names(model, missing, unexpected, new_head, place)
-    _check_shapes(loaded, wanted, place)
+    check_shapes(loaded, wanted, place)
     if new_head and isinstance(model, VisionTransformer):
         model.reset_head()
     model.load_state_dict(loaded, strict=False)
@@ -212,21 +213,6 @@ def _fit_positions(
         state["pos_embed"] = resize_table(positions, old, grid)
         return (f"pos_embed {change}",)
     return tuple(f"{name} {change}, computed anew" for name in TABLES if state.pop(name, None) is not None)
-
-
-def _check_shapes(loaded: Mapping[str, Tensor], wanted: Mapping[str, Tensor], place: Path) -> None:
-    for name, tensor in loaded.items():
-        theirs, ours = tensor.shape, wanted[name].shape
-        if name.startswith("head.") and theirs[1:] == ours[1:] and theirs[:1] != ours[:1]:
-            raise UserError(
-                f"{place} has a head for {theirs[0]} classes, the model for {ours[0]}: "
-                "ask for a new head (new_head), or build the model for as many classes"
-            )
-        if theirs != ours:
-            sizes = ["×".join(map(str, shape)) or "a single number" for shape in (theirs, ours)]
-            raise UserError(
-                f"{place} has {name} of {sizes[0]}, the model of {sizes[1]}: build the model with the file's sizes"
-            )
 
 
 def _check_names(model: Model, missing: Sequence[str], unexpected: Sequence[str], new_head: bool, place: Path) -> None:

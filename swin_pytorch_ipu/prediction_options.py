@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import List, Optional
 
 from models import SIZES
+from preparation import EVAL_RESIZES
 from run.errors import UsageError
 from run.option_values import REQUIRED, Only
 from run.options import option
@@ -37,7 +38,7 @@ class PredictionOptions:
     eval_resize: Optional[str] = option(
         None,
         "crop = resize by 256/224, cut the centre; direct = resize; none takes the checkpoint's, else crop",
-        choices=("crop", "direct"),
+        choices=EVAL_RESIZES,
     )
     image_size: Optional[int] = option(
         None, "side of a square input; none takes the checkpoint's", unit="pixels", minimum=1

@@ -30,7 +30,6 @@ _KEYS = {
 _OWN_KEYS = {"qk_scale": "qk_scale", "patch_norm": "patch_norm"}
 _ARCHITECTURE_KEYS = ("patch_size", "num_channels", "embed_dim", "depths", "num_heads", "mlp_ratio", "qk_scale")
 _PAIRS = ("image_size", "window_size")
-_LISTS = ("depths", "num_heads")
 _DEFAULTS = {ours: getattr(SwinConfig(), ours) for ours in (*_KEYS.values(), *_OWN_KEYS.values())}
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from typing import Callable, Dict, Iterable, List, Match, Optional, Tuple, Union
 
-import torch
-from torch import Tensor
+from weight_tensors import State, joined, parted
 
-State = Dict[str, Tensor]
 Rules = Tuple[Tuple[str, Union[str, Callable[[Match[str]], str]]], ...]
 
 LAYOUTS = ("official", "timm", "torchvision", "huggingface")
@@ -86,7 +84,6 @@ _TO: Dict[str, Rules] = {
         (r"^head\.", "classifier."),
     ),
 }
-_PARTS = ("query", "key", "value")
 
 
 def detect(names: Iterable[str]) -> Optional[str]:
@@ -113,13 +110,13 @@ def from_layout(tensors: State, layout: str) -> Tuple[State, List[str]]:
     """
     kept = {name: tensor for name, tensor in tensors.items() if not _BUFFERS.search(name)}
     state = {_renamed(name, _FROM[layout]): tensor for name, tensor in kept.items()}
-    return (_joined(state) if layout == "huggingface" else state), [name for name in tensors if name not in kept]
+    return (joined(state) if layout == "huggingface" else state), [name for name in tensors if name not in kept]
 
 
 def to_layout(state: State, layout: str) -> State:
     """A model's tensors under the names of a layout, of Hugging Face's those of a SwinForImageClassification's file."""
     if layout == "huggingface":
-        state = _parted(state)
+        state = parted(state)
     return {_renamed(name, _TO[layout]): tensor for name, tensor in state.items()}
 
 
@@ -127,26 +124,3 @@ def _renamed(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _joined(state: State) -> State:
-    """Query, key and value layers put together to one `qkv` layer per block, where all three are there."""
-    state = dict(state)
-    for query in [name for name in state if re.search(r"\.attn\.(query|q)\.", name)]:
-        parts = _PARTS if ".query." in query else ("q", "k", "v")
-        names = [query.replace(f".{parts[0]}.", f".{part}.") for part in parts]
-        if all(name in state for name in names):
-            state[query.replace(f".{parts[0]}.", ".qkv.")] = torch.cat([state.pop(name) for name in names])
-    return state
-
-
-def _parted(state: State) -> State:
-    """`qkv` layers taken apart to query, key and value layers."""
-    result: State = {}
-    for name, tensor in state.items():
-        if ".qkv." in name:
-            for part, piece in zip(_PARTS, tensor.chunk(3)):
-                result[name.replace(".qkv.", f".{part}.")] = piece.contiguous()
-        else:
-            result[name] = tensor
-    return result

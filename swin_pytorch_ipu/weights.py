@@ -23,6 +23,7 @@ from run import weight_files
 from run.errors import UserError
 from run.files import write_atomically
 from run.load_report import LoadReport, some
+from weight_tensors import check_shapes
 
 SAVE_LAYOUTS = weight_layouts.LAYOUTS
 _TABLE = ".attn.relative_position_bias_table"
@@ -76,7 +77,7 @@ def load_weights(
     loaded = {name: state[name] for name in wanted if name in state}
     if strict:
         _check_names(missing, unexpected, not new_head and "head.weight" in wanted, place)
-    _check_shapes(loaded, wanted, place)
+    check_shapes(loaded, wanted, place)
     if new_head:
         model.reset_head()
     model.load_state_dict(loaded, strict=False)
@@ -230,21 +231,6 @@ def _select_head(state: Dict[str, Tensor], rows: Sequence[int], wanted: int, pla
         if name in state:
             state[name] = state[name][torch.tensor(rows)]
     return f"head {classes} → {wanted} classes"
-
-
-def _check_shapes(loaded: Dict[str, Tensor], wanted: Dict[str, Tensor], place: Path) -> None:
-    for name, tensor in loaded.items():
-        theirs, ours = tensor.shape, wanted[name].shape
-        if name.startswith("head.") and theirs[1:] == ours[1:] and theirs[:1] != ours[:1]:
-            raise UserError(
-                f"{place} has a head for {theirs[0]} classes, the model for {ours[0]}: "
-                "ask for a new head (new_head), or build the model for as many classes"
-            )
-        if theirs != ours:
-            sizes = ["×".join(map(str, shape)) or "a single number" for shape in (theirs, ours)]
-            raise UserError(
-                f"{place} has {name} of {sizes[0]}, the model of {sizes[1]}: build the model with the file's sizes"
-            )
 
 
 def _check_names(missing: Sequence[str], unexpected: Sequence[str], keeps_head: bool, place: Path) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
-
-import torch
-from torch import Tensor
+from typing import List, NamedTuple
 
 from models import create_model
 from models.vit import VisionTransformer
@@ -16,20 +12,15 @@ from preparation import Preparation, read_preparation
 from run import weight_files
 from run.checkpoints import find
 from run.errors import UsageError, UserError
-from run.images import BadImageError, decode_rgb
 from run.load_report import LoadReport
 from weights import load_weights, read_class_names, read_config
 
-# SHA-256 of ImageNet-1k's synsets in order, with a space between them.
-_SYNSETS = "791ce0333040dd249d13133f90d28ef0263ffc01e5de0afd85b3e32048d7d456"
-
 
 class Classifier(NamedTuple):
-    """Model in float32 and evaluation mode, a label per output, readable names (the labels where there are none)."""
+    """Model in float32 and evaluation mode, a label per output and how its images are prepared."""
 
     model: VisionTransformer
     labels: List[str]
-    names: List[str]
     preparation: Preparation
     place: Path
     report: LoadReport
@@ -62,45 +53,4 @@ def load_classifier(options: PredictionOptions) -> Classifier:
     report = load_weights(model, place)
     labels = read_class_names(place) or [f"LABEL_{index}" for index in range(model.config.num_classes)]
     preparation = read_preparation(weight_files.read_preprocessor(place), model.config.image_size[0])
-    return Classifier(model, labels, readable(labels), preparation, place, report)
-
-
-def readable(labels: List[str]) -> List[str]:
-    """ImageNet-1k's words for its 1000 synsets in order, or for 1000 classes without names; else the labels."""
-    unnamed = [f"LABEL_{index}" for index in range(1000)]
-    if labels != unnamed and hashlib.sha256(" ".join(labels).encode()).hexdigest() != _SYNSETS:
-        return labels
-    from torchvision.models import ViT_B_16_Weights  # its list is in the order of the synsets
-
-    return list(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
-
-
-def prepared(
-    paths: Iterable[Path], preparation: Preparation, batch: int, bad: Dict[str, str]
-) -> Iterator[Tuple[List[Path], Tensor]]:
-    """Batches of at most `batch` readable images, (B, 3, S, S) uint8, with their paths; the others go to `bad`."""
-    names: List[Path] = []
-    images: List[Tensor] = []
-    for path in paths:
-        try:
-            images.append(preparation.cut(decode_rgb(str(path))))
-            names.append(path)
-        except BadImageError as error:
-            bad[str(path)] = str(error)
-        if len(images) == batch:
-            yield names, torch.stack(images)
-            names, images = [], []
-    if images:
-        yield names, torch.stack(images)
-
-
-def top(classifier: Classifier, logits: Tensor, count: int = 5) -> List[List[Dict[str, Any]]]:
-    """The likeliest classes of each row of logits (B, C), best first: index, label, name, probability."""
-    values, indices = logits.float().softmax(dim=-1).topk(min(count, logits.shape[-1]), dim=-1)
-    return [
-        [
-            {"index": i, "label": classifier.labels[i], "name": classifier.names[i], "probability": p}
-            for i, p in zip(row, probabilities)
-        ]
-        for row, probabilities in zip(indices.tolist(), values.tolist())
-    ]
+    return Classifier(model, labels, preparation, place, report)

@@ -5,19 +5,18 @@ Runs in plain torch on a GPU or the CPU, also beside an HPU: compiling for one t
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from classifier import Classifier, load_classifier, prepared, top
+from classifier import Classifier, load_classifier
+from image_files import find_images, picture_paths, prepared
 from prediction_options import PredictionOptions
+from ranking import table, top
 from rollout import attention_rollout, draw_rollout
 from run.errors import UsageError, UserError, entry_point
 from run.options import parse
@@ -31,7 +30,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     about = (__doc__ or "").split("\n")[0]
     options = parse(PredictionOptions, arguments, configs=None, script="predict.py", description=about, rest="images")
     paths = find_images(options.images)
-    pictures = picture_paths(paths, options.attention) if options.attention else {}
+    pictures = attention_paths(paths, options.attention) if options.attention else {}
     classifier = load_classifier(options)
     print(f"{classifier.report}\nimages: {classifier.preparation}", file=sys.stderr, flush=True)
     if options.export:
@@ -59,7 +58,7 @@ def predict(
     for names, pixels in prepared(paths, preparation, options.micro_batch_size, bad):
         images = preparation.normalise(pixels).to(device)
         with torch.inference_mode():
-            ranked = top(classifier, model(images))
+            ranked = top(model(images), classifier.labels)
         for index, (path, best) in enumerate(zip(names, ranked)):
             record: Dict[str, Any] = {"image": str(path), "top5": best}
             if path in pictures:
@@ -75,47 +74,13 @@ def predict(
     return records
 
 
-def table(record: Dict[str, Any]) -> str:
-    """The image's path, then a line per class."""
-    lines = [record["image"]]
-    for best in record["top5"]:
-        label = "" if best["label"] == best["name"] else f"  ({best['label']})"
-        lines.append("  %6.2f %%  %s%s" % (100 * best["probability"], best["name"], label))
-    if "attention" in record:
-        lines.append("  attention: " + record["attention"])
-    return "\n".join(lines)
-
-
-def find_images(words: Sequence[str]) -> List[Path]:
-    """Image files that files, folders (with all below them) and globs name, each once; attention pictures are none."""
-    found: Dict[Path, None] = {}
-    for word in words:
-        matches = [word] if os.path.exists(word) else sorted(glob.glob(word, recursive=True))
-        files = [Path(match) for match in matches if os.path.isfile(match)]
-        below = [file for match in matches if os.path.isdir(match) for file in sorted(Path(match).rglob("*"))]
-        files += [file for file in below if file.suffix.lower() in IMG_EXTENSIONS and file.is_file()]
-        if not files:
-            raise UserError(f"{word} holds no image: check the path")
-        found.update(dict.fromkeys(file for file in files if not file.name.endswith(PICTURE)))
-    if words and not found:
-        raise UserError(f"{words[0]} holds attention pictures only: check the path")
-    return list(found)
-
-
-def picture_paths(paths: Sequence[Path], attention: str) -> Dict[Path, Path]:
+def attention_paths(paths: Sequence[Path], attention: str) -> Dict[Path, Path]:
     """Image → its attention picture: the file `attention` for one image, files in a folder of that name for several."""
-    if attention.lower().endswith(".png") and not os.path.isdir(attention):
-        if len(paths) > 1:
-            raise UsageError(f"--attention {attention} is one file for {len(paths)} images: give a folder")
-        return {paths[0]: Path(attention)}
-    shared = Path(os.path.commonpath([path.resolve().parent for path in paths]))
-    pictures = {
-        path: Path(attention) / path.resolve().parent.relative_to(shared) / (path.stem + PICTURE) for path in paths
-    }
-    picture, images = Counter(pictures.values()).most_common(1)[0]
-    if images > 1:
-        raise UserError(f"{images} images would have the attention picture {picture}: give them in two commands")
-    return pictures
+    if not attention.lower().endswith(".png") or os.path.isdir(attention):
+        return picture_paths(paths, PICTURE, attention)
+    if len(paths) > 1:
+        raise UsageError(f"--attention {attention} is one file for {len(paths)} images: give a folder")
+    return {paths[0]: Path(attention)}
 
 
 def _export(classifier: Classifier, place: Path, layout: str) -> None:

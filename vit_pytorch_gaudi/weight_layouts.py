@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 from typing import Dict, Iterable, Optional, Tuple
 
-import torch
 from torch import Tensor
 
-State = Dict[str, Tensor]
+from weight_tensors import PARTS, State, joined, parted, translated
 
 # Our name → the layout's. Slashes in Google's names are written as dots, its kernels and scales as weights.
 _HUGGING_FACE = {
@@ -88,7 +87,6 @@ _MARKS = {
     "habana": r"embeddings\.patch_embeddings\.weight$",
     "npz": r"^embedding/kernel$",
 }
-_PARTS = ("query", "key", "value")
 # A hybrid's ResNet has Google's names here; Hugging Face's and timm's models have none that computes the same.
 RESNET = "embeddings.resnet."
 WITH_RESNET = ("huggingface", "npz")
@@ -115,13 +113,13 @@ def from_layout(tensors: State, layout: str) -> State:
             spelling = re.sub(pattern, replacement, spelling)
         ours = _translated(spelling, table)
         result[ours or name] = _from_flax(ours, tensor) if ours and layout == "npz" else tensor
-    return _joined(result)
+    return joined(result)
 
 
 def to_layout(state: State, layout: str, heads: int) -> State:
     """A model's tensors under the names and in the shapes of a layout, all of it that its files hold."""
     if layout != "timm":
-        state = _parted(state)
+        state = parted(state)
     result: State = {}
     for ours, tensor in state.items():
         name = _translated(ours, _NAMES[layout])
@@ -135,36 +133,7 @@ def to_layout(state: State, layout: str, heads: int) -> State:
 
 
 def _translated(name: str, table: Dict[str, str]) -> Optional[str]:
-    """`name` by a table of whole names, or of names without their last part (weight or bias)."""
-    if name.startswith(RESNET):
-        return name
-    number = re.search(r"(?<=[._])\d+(?=\.)", name)
-    general = name if number is None else f"{name[: number.start()]}*{name[number.end() :]}"
-    stem, _, leaf = general.rpartition(".")
-    found = table.get(general) or (f"{table[stem]}.{leaf}" if stem in table else None)
-    return found if found is None or number is None else found.replace("*", number.group())
-
-
-def _joined(state: State) -> State:
-    """Query, key and value layers put together to one `qkv` layer per block, where all three are there."""
-    state = dict(state)
-    for query in [name for name in state if ".attention.query." in name]:
-        names = [query.replace(".query.", f".{part}.") for part in _PARTS]
-        if all(name in state for name in names):
-            state[query.replace(".query.", ".qkv.")] = torch.cat([state.pop(name) for name in names])
-    return state
-
-
-def _parted(state: State) -> State:
-    """`qkv` layers taken apart to query, key and value layers."""
-    result: State = {}
-    for name, tensor in state.items():
-        if ".qkv." in name:
-            for part, piece in zip(_PARTS, tensor.chunk(3)):
-                result[name.replace(".qkv.", f".{part}.")] = piece
-        else:
-            result[name] = tensor
-    return result
+    return name if name.startswith(RESNET) else translated(name, table)
 
 
 def _from_flax(ours: str, tensor: Tensor) -> Tensor:
@@ -182,7 +151,7 @@ def _from_flax(ours: str, tensor: Tensor) -> Tensor:
 
 def _to_flax(ours: str, tensor: Tensor, heads: int) -> Tensor:
     """The reverse of `_from_flax`, for a model of so many heads."""
-    if any(f".{part}." in ours for part in _PARTS):
+    if any(f".{part}." in ours for part in PARTS):
         return tensor.t().unflatten(-1, (heads, -1))  # (D, D) -> (D, H, D/H), (D) -> (H, D/H)
     if not ours.endswith(".weight") or tensor.ndim < 2:
         return tensor

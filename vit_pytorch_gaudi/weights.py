@@ -21,6 +21,7 @@ from run import weight_files
 from run.errors import UserError
 from run.files import write_atomically
 from run.load_report import LoadReport, some
+from weight_tensors import check_shapes
 
 SAVE_LAYOUTS = ("huggingface", "timm", "npz")
 _POSITIONS = "embeddings.positions"
@@ -60,7 +61,7 @@ def load_weights(
     if strict:
         keeps_head = not new_head and "head.weight" in wanted
         _check_names(missing, unexpected, keeps_head, place)
-    _check_shapes(loaded, wanted, place)
+    check_shapes(loaded, wanted, place)
     if new_head:
         model.reset_head()
     model.load_state_dict(loaded, strict=False)
@@ -188,21 +189,6 @@ def _fit_positions(state: Dict[str, Tensor], config: ViTConfig, image_size: Any,
         raise UserError(f"{place} has positions for {patches} patches, which make no {grid} grid: choose another")
     state[_POSITIONS] = resize_positions(positions, old, config.grid)
     return (f"{_POSITIONS} {old[0]}×{old[1]} → {config.grid[0]}×{config.grid[1]}",)
-
-
-def _check_shapes(loaded: Dict[str, Tensor], wanted: Dict[str, Tensor], place: Path) -> None:
-    for name, tensor in loaded.items():
-        theirs, ours = tensor.shape, wanted[name].shape
-        if name.startswith("head.") and theirs[1:] == ours[1:] and theirs[:1] != ours[:1]:
-            raise UserError(
-                f"{place} has a head for {theirs[0]} classes, the model for {ours[0]}: "
-                "ask for a new head (new_head), or build the model for as many classes"
-            )
-        if theirs != ours:
-            sizes = ["×".join(map(str, shape)) or "a single number" for shape in (theirs, ours)]
-            raise UserError(
-                f"{place} has {name} of {sizes[0]}, the model of {sizes[1]}: build the model with the file's sizes"
-            )
 
 
 def _check_names(missing: Sequence[str], unexpected: Sequence[str], keeps_head: bool, place: Path) -> None:

@@ -34,7 +34,7 @@ def export(options: PredictionOptions, classifier: Classifier) -> str:
 
 
 def export_onnx(classifier: Classifier, path: Path) -> float:
-    """Write `images` (batch, 3, S, S), float32 and normalised -> `logits` (batch, C); the batch is free.
+    """Write `images` (batch, 3, height, width), float32 and normalised -> `logits` (batch, C); the batch is free.
 
     Class names and preparation go into the file's metadata as JSON.
 

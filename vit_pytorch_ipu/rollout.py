@@ -1,6 +1,6 @@
 """Which parts of an image a ViT's decision draws on: attention rollout (Abnar & Zuidema 2020, arXiv:2005.00928).
 
-Shape letters: B batch, L layers, H heads, N = P + 1 tokens, P patches, S side of the image.
+Shape letters: B batch, L layers, H heads, N = P + 1 tokens, P patches.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from torch import Tensor
 from run.files import write_atomically
 
 
-def attention_rollout(maps: Tensor) -> Tensor:
-    """Share of each patch in what the class token has gathered, (B, L, H, N, N) -> (B, P); rows sum to one.
+def attention_rollout(maps: Tensor, pooled: bool = False) -> Tensor:
+    """Share of each patch in what the decision is made of, (B, L, H, N, N) -> (B, P); rows sum to one.
 
     Heads count alike, the residual branch as much as attention (section 3 of the paper).
+
+    Args:
+        maps: attention of the model's layers, in their order.
+        pooled: the decision is made of the mean of the patches; else of the class token.
     """
     mixing = maps.float().mean(dim=2)  # (B, L, H, N, N) -> (B, L, N, N)
     mixing = (mixing + torch.eye(mixing.shape[-1], device=mixing.device)) / 2  # rows still sum to one
     gathered = mixing[:, 0]
     for layer in mixing.unbind(1)[1:]:
         gathered = layer @ gathered
-    patches = gathered[:, 0, 1:]  # (B, N, N) -> (B, P): the class token's row without what it kept of itself
+    # (B, N, N) -> (B, P): what was gathered from each patch, without the class token's own part
+    patches = gathered[:, 1:, 1:].mean(dim=1) if pooled else gathered[:, 0, 1:]
     return patches / patches.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(patches.dtype).tiny)
 
 
@@ -34,7 +39,7 @@ def draw_rollout(image: Tensor, shares: Tensor, grid: Tuple[int, int], title: st
     """Write a PNG: the image as the model gets it, and beside it the same under the patches' shares as colours.
 
     Args:
-        image: (3, S, S) uint8.
+        image: (3, H, W) uint8.
         shares: (P,) of `attention_rollout`.
         grid: rows and columns of patches.
         title: stands above.

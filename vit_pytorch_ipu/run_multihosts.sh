@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/launch.sh
+source scripts/benchmark.sh
 
 usage() {
   cat <<'HELP'
@@ -81,23 +82,13 @@ poprun_command() {
   quoted "${words[@]}" "${training[@]}"
 }
 
-# is_here HOST: whether it is this machine.
-is_here() {
-  [[ $1 == localhost || $1 == 127.* || $1 == "$(hostname)" ]] ||
-    [[ " $(hostname -I 2>/dev/null) " == *" $1 "* ]]
-}
-
 # torchrun_command INDEX: torchrun's line for one host, through ssh if it is another machine.
 torchrun_command() {
-  local host=${host_list[$1]} words=()
+  local words=()
   [[ -z $data_nic ]] || words+=(env "GLOO_SOCKET_IFNAME=$data_nic" "NCCL_SOCKET_IFNAME=$data_nic")
   words+=(torchrun --nnodes="$count" --node-rank="$1" --nproc-per-node="$((instances / count))"
     --master-addr="${host_list[0]}" --master-port="${MASTER_PORT:-29500}" "${training[@]}")
-  if is_here "$host"; then
-    quoted "${words[@]}"
-  else
-    quoted ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && exec env PATH=$(quoted "$PATH") $(quoted "${words[@]}")"
-  fi
+  quoted_on "${host_list[$1]}" "${words[@]}"
 }
 
 if [[ $launcher == poprun ]]; then
@@ -106,11 +97,7 @@ if [[ $launcher == poprun ]]; then
   commands+=("$(poprun_command)")
 else
   [[ $data_nic != */* ]] || usage_error "torchrun takes the name of a network interface, not $data_nic: change -b"
-  for host in "${host_list[@]}"; do
-    if [[ ${host_list[0]} == localhost || ${host_list[0]} == 127.* ]] && ! is_here "$host"; then
-      usage_error "$host can't reach ${host_list[0]}: give this host's name in -n"
-    fi
-  done
+  meet_at "${host_list[@]}"
   only_poprun -s "$controller"
   only_poprun -o "$control_nic"
   only_poprun -p "$partition"

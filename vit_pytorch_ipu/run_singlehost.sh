@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/launch.sh
+source scripts/benchmark.sh
 
 usage() {
   cat <<'HELP'

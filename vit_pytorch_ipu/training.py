@@ -56,7 +56,7 @@ def train(options: FinetuneOptions, folder: Path, stop: StopOnSignal) -> None:
     recipe = describe_run(options, program, len(data), network, distributed.world_size())
     model = Supervised(network, options.loss if isinstance(options, PretrainOptions) else "CELoss")
     training = ViTTraining(options, program, recipe, model, data.classes, folder)
-    announce(options, program, recipe, folder)
+    announce(options, program, recipe, folder, training.start)
     if options.dry_run:
         return
     evaluator = Evaluator(replace(program, device_iterations=1), model, held_out, stop) if held_out else None

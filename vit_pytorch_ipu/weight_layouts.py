@@ -12,7 +12,7 @@ from typing import Dict, Iterable, Optional, Tuple
 import torch
 from torch import Tensor
 
-State = Dict[str, Tensor]
+from weight_tensors import State, joined, parted, translated
 
 # Our name → the layout's. Slashes in Google's names are written as dots.
 _HUGGING_FACE = {
@@ -108,7 +108,6 @@ _MARKS = {
     "graphcore": r"embeddings\.patch_embeddings\.weight$",
     "google": r"^(params/|opt/target/)?embedding/kernel$",
 }
-_PARTS = ("query", "key", "value")
 
 
 def detect(names: Iterable[str]) -> Optional[str]:
@@ -132,52 +131,21 @@ def from_layout(tensors: State, layout: str) -> State:
         spelling = name.replace("/", ".")
         for pattern, replacement in _SPELLINGS[layout]:
             spelling = re.sub(pattern, replacement, spelling)
-        ours = _translated(spelling, table)
+        ours = translated(spelling, table)
         result[ours or name] = _from_flax(ours, tensor) if ours and layout == "google" else tensor
-    return _joined(result)
+    return joined(result)
 
 
 def to_layout(state: State, layout: str) -> State:
     """A model's tensors under the names of "timm" or "huggingface" (those of a ViTForImageClassification's file)."""
     if layout == "huggingface":
-        state = _parted(state)
+        state = parted(state)
     result: State = {}
     for name, tensor in state.items():
-        theirs = _translated(name, _NAMES[layout])
+        theirs = translated(name, _NAMES[layout])
         assert theirs is not None, f"{name} has no name in the {layout} layout"
         inside = layout == "huggingface" and not name.startswith("head.")
         result[f"vit.{theirs}" if inside else theirs] = tensor
-    return result
-
-
-def _translated(name: str, table: Dict[str, str]) -> Optional[str]:
-    """`name` by a table of whole names, or of names without their last part (weight or bias)."""
-    number = re.search(r"(?<=[._])\d+(?=\.)", name)
-    general = name if number is None else f"{name[: number.start()]}*{name[number.end() :]}"
-    stem, _, leaf = general.rpartition(".")
-    found = table.get(general) or (f"{table[stem]}.{leaf}" if stem in table else None)
-    return found if found is None or number is None else found.replace("*", number.group())
-
-
-def _joined(state: State) -> State:
-    """Query, key and value layers put together to one `qkv` layer per block, where all three are there."""
-    state = dict(state)
-    for query in [name for name in state if ".attention.query." in name]:
-        names = [query.replace(".query.", f".{part}.") for part in _PARTS]
-        if all(name in state for name in names):
-            state[query.replace(".query.", ".qkv.")] = torch.cat([state.pop(name) for name in names])
-    return state
-
-
-def _parted(state: State) -> State:
-    """`qkv` layers taken apart to query, key and value layers."""
-    result: State = {}
-    for name, tensor in state.items():
-        if ".qkv." in name:
-            for part, piece in zip(_PARTS, tensor.chunk(3)):
-                result[name.replace(".qkv.", f".{part}.")] = piece
-        else:
-            result[name] = tensor
     return result
 
 

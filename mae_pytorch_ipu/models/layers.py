@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import attend
+from models.drop_path import DropPath
 
 GELUS = ("erf", "tanh")
 
@@ -79,21 +80,6 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token by itself."""
         return self.fc2(gelu(self.fc1(x), self.kind))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drops whole samples, scales up the rest."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` with samples zeroed in training, unchanged otherwise."""
-        if not self.training or self.probability == 0:
-            return x
-        # Dropout of a one per sample is the whole of it, and every device that can drop out can run it.
-        return x * F.dropout(x.new_ones((x.shape[0],) + (1,) * (x.ndim - 1)), self.probability)
 
 
 class Block(nn.Module):

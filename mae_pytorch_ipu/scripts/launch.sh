@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the scripts of this folder share; sourced, not run. Sets and reads:
-#   launcher  what runs the program, which must be on PATH
+# What the scripts that launch a training share; sourced, not run. Sets and reads:
+#   launcher  what runs the program, which must be on PATH: poprun or torchrun, or python3
 #   commands  shell lines, started together
 #   dry_run   1 to print them instead
 
@@ -43,6 +43,21 @@ is_here() {
     [[ " $(hostname -I 2>/dev/null) " == *" $1 "* ]]
 }
 
+# meet_at HOST HOST...: end with an error unless the others can reach the first one under the name given.
+meet_at() {
+  local first=$1 host
+  for host in "$@"; do
+    if [[ $first == localhost || $first == 127.* ]] && ! is_here "$host"; then
+      usage_error "$host can't reach $first: give this host's name in -n"
+    fi
+  done
+}
+
+# only_poprun OPTION VALUE: say that torchrun has no use for an option that was given.
+only_poprun() {
+  [[ -z $2 ]] || note "$1 is for IPUs and has no effect with torchrun"
+}
+
 # Print words as one shell line that gives these words again.
 quoted() {
   local word line=
@@ -51,6 +66,17 @@ quoted() {
     line+="$word "
   done
   printf '%s' "${line% }"
+}
+
+# quoted_on HOST WORD...: the same to run the words on a host, from this folder, through ssh if it is another machine.
+quoted_on() {
+  local host=$1
+  shift
+  if is_here "$host"; then
+    quoted "$@"
+  else
+    quoted ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && exec env PATH=$(quoted "$PATH") $(quoted "$@")"
+  fi
 }
 
 # launch LOG: run all commands with their output also in LOG, or print them. The first failure stops the others;

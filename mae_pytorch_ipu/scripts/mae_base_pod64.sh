@@ -88,19 +88,8 @@ poprun_command() {
 
 # torchrun_command INDEX: torchrun's line for one host, through ssh if it is another machine.
 torchrun_command() {
-  local host=${host_list[$1]} words=(torchrun)
-  words+=(--nnodes="$count" --node-rank="$1" --nproc-per-node="$((instances / count))"
-    --master-addr="${host_list[0]}" --master-port="${MASTER_PORT:-29500}" "${training[@]}")
-  if is_here "$host"; then
-    quoted "${words[@]}"
-  else
-    quoted ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && exec env PATH=$(quoted "$PATH") $(quoted "${words[@]}")"
-  fi
-}
-
-# only_poprun OPTION VALUE: say that torchrun has no use for an option that was given.
-only_poprun() {
-  [[ -z $2 ]] || note "$1 is for IPUs and has no effect with torchrun"
+  quoted_on "${host_list[$1]}" torchrun --nnodes="$count" --node-rank="$1" --nproc-per-node="$((instances / count))" \
+    --master-addr="${host_list[0]}" --master-port="${MASTER_PORT:-29500}" "${training[@]}"
 }
 
 if [[ $launcher == poprun ]]; then
@@ -108,11 +97,7 @@ if [[ $launcher == poprun ]]; then
   [[ -n $partition ]] || usage_error "poprun needs the V-IPU partition: give -p"
   commands+=("$(poprun_command)")
 else
-  for host in "${host_list[@]}"; do
-    if [[ ${host_list[0]} == localhost || ${host_list[0]} == 127.* ]] && ! is_here "$host"; then
-      usage_error "$host can't reach ${host_list[0]}: give this host's name in -n"
-    fi
-  done
+  meet_at "${host_list[@]}"
   only_poprun -s "$controller"
   only_poprun -p "$partition"
   only_poprun -c "$cluster"

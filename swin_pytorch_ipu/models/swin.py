@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import Attention
+from models.drop_path import DropPath
 from models.patches import PatchEmbedding, PatchMerging
 from models.swin_config import SwinConfig
 from models.windows import (
@@ -92,21 +93,6 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token by itself."""
         return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drops whole samples, scales up the rest."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` with samples zeroed in training, unchanged otherwise."""
-        if not self.training or self.probability == 0:
-            return x
-        # Dropout of a one per sample is the whole of it, and every device that can drop out can run it.
-        return x * F.dropout(x.new_ones((x.shape[0],) + (1,) * (x.ndim - 1)), self.probability)
 
 
 class Block(nn.Module):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import attend, attention_probabilities
+from models.drop_path import DropPath
 
 INITIALISATIONS = ("finetune", "pretrain")
 
@@ -123,21 +124,6 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token by itself."""
         return self.fc2(self.dropout(F.gelu(self.fc1(x))))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drops whole samples, scales up the rest."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` with samples zeroed in training, unchanged otherwise."""
-        if not self.training or self.probability == 0:
-            return x
-        # Dropout of a one per sample is the whole of it, and every device that can drop out can run it.
-        return x * F.dropout(x.new_ones((x.shape[0],) + (1,) * (x.ndim - 1)), self.probability)
 
 
 class Block(nn.Module):

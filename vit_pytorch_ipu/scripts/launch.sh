@@ -1,22 +1,22 @@
 # shellcheck shell=bash
-# What run_singlehost.sh and run_multihosts.sh share; sourced, not run. Sets and reads:
-#   launcher  poprun where it is on PATH, torchrun otherwise, or what --launcher gave
-#   config    of pretrain.py, instead of the benchmark
-#   training  pretrain.py and its arguments
+# What the scripts that launch a training share; sourced, not run. Sets and reads:
+#   launcher  what runs the program, which must be on PATH: poprun or torchrun, or python3
 #   commands  shell lines, started together
 #   dry_run   1 to print them instead
 
 launcher=
-config=
-training=()
 commands=()
 dry_run=0
-readonly global_batch=65536 micro_batch=12 # an update takes the most micro-batches of all replicas that are within it
 
 # Print one sentence and exit with 2.
 usage_error() {
   printf '%s: %s (see --help)\n' "${0##*/}" "$1" >&2
   exit 2
+}
+
+# note SENTENCE: print it where errors go.
+note() {
+  printf '%s: %s\n' "${0##*/}" "$1" >&2
 }
 
 # value OPTION [VALUE]: end with an error unless the option was given a value.
@@ -37,35 +37,25 @@ divides() {
   (($4 % $2 == 0)) || usage_error "$4 $3 can't be dealt out to $2 $1: change one of the two"
 }
 
-choose_launcher() {
-  if [[ -z $launcher ]]; then
-    launcher=torchrun
-    if command -v poprun >/dev/null; then launcher=poprun; fi
-  fi
-  [[ $launcher == poprun || $launcher == torchrun ]] || usage_error "--launcher is poprun or torchrun, not $launcher"
+# is_here HOST: whether it is this machine.
+is_here() {
+  [[ $1 == localhost || $1 == 127.* || $1 == "$(hostname)" ]] ||
+    [[ " $(hostname -I 2>/dev/null) " == *" $1 "* ]]
+}
+
+# meet_at HOST HOST...: end with an error unless the others can reach the first one under the name given.
+meet_at() {
+  local first=$1 host
+  for host in "$@"; do
+    if [[ $first == localhost || $first == 127.* ]] && ! is_here "$host"; then
+      usage_error "$host can't reach $first: give this host's name in -n"
+    fi
+  done
 }
 
 # only_poprun OPTION VALUE: say that torchrun has no use for an option that was given.
 only_poprun() {
-  if [[ $launcher == torchrun && -n $2 ]]; then
-    printf '%s: %s is for IPUs and has no effect with torchrun\n' "${0##*/}" "$1" >&2
-  fi
-}
-
-# choose_training OUTPUT REPLICAS STEPS WORKERS PARTS [ARGUMENT...]: the benchmark of STEPS host steps on generated
-# data, whose loading processes put together PARTS of a replica's micro-batches at a time; or the config asked for.
-choose_training() {
-  local output=$1 replicas=$2 steps=$3 workers=$4 parts=$5 count
-  shift 5
-  training=(pretrain.py --config "${config:-b16_in1k_pretrain}")
-  if [[ -z $config ]]; then
-    count=$((global_batch / micro_batch / replicas))
-    ((count > 0)) || usage_error "$replicas replicas are more than a global batch of $global_batch has micro-batches"
-    training+=(--dataset generated --iterations "$steps" --epochs 1 --micro-batch-size "$micro_batch"
-      --gradient-accumulation "$count" --rebatched-worker-size "$((parts * count))" --dataloader-workers "$workers"
-      --byteio true --enable-rts true --optimizer-state-offchip false --evaluate false)
-  fi
-  training+=(--replication-factor "$replicas" --output "$output" "$@")
+  [[ -z $2 ]] || note "$1 is for IPUs and has no effect with torchrun"
 }
 
 # Print words as one shell line that gives these words again.
@@ -78,6 +68,17 @@ quoted() {
   printf '%s' "${line% }"
 }
 
+# quoted_on HOST WORD...: the same to run the words on a host, from this folder, through ssh if it is another machine.
+quoted_on() {
+  local host=$1
+  shift
+  if is_here "$host"; then
+    quoted "$@"
+  else
+    quoted ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && exec env PATH=$(quoted "$PATH") $(quoted "$@")"
+  fi
+}
+
 # launch LOG: run all commands with their output also in LOG, or print them. The first failure stops the others;
 # SIGTERM is passed on, so that a run saves and ends.
 launch() {
@@ -87,7 +88,7 @@ launch() {
     return
   fi
   command -v "$launcher" >/dev/null || {
-    printf '%s: %s is not on PATH: activate the environment that it is installed in\n' "${0##*/}" "$launcher" >&2
+    note "$launcher is not on PATH: activate the environment that it is installed in"
     exit 1
   }
   mkdir -p "$(dirname "$log")"

@@ -63,15 +63,18 @@ class Program:
         self._begin_call()
         with self._random_stream():
             for iteration in range(self.cut.iterations):
-                for step in range(self.cut.accumulation):
-                    for replica in range(self.cut.replicas):
-                        micro_batch = rows[(iteration * self.cut.accumulation + step) * self.cut.replicas + replica]
-                        result = self._micro_batch(micro_batch, replica)
-                        if outputs.wants(iteration, step):
-                            outputs.add(self._detached(result), replica)
+                self._run_iteration(iteration, rows, outputs)
                 self._end_iteration(iteration)
         self._end_call()
         return outputs.assemble(self._spec, self._constants, self._types)
+
+    def _run_iteration(self, iteration: int, rows: list[list[Any]], outputs: Outputs) -> None:
+        for step in range(self.cut.accumulation):
+            for replica in range(self.cut.replicas):
+                micro_batch = rows[(iteration * self.cut.accumulation + step) * self.cut.replicas + replica]
+                result = self._micro_batch(micro_batch, replica)
+                if outputs.wants(iteration, step):
+                    outputs.add(self._detached(result), replica)
 
     def _begin_call(self) -> None:
         self.anchors.begin()
