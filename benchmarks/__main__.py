@@ -51,10 +51,10 @@ def small_set() -> List[Entry]:
         return step(work, "bf16", "train", "--repeats", "5", "--contenders", "ours", *names, "matmul")
 
     return [
-        against("vit_ti", "timm_shipped", "timm_compiled"),
-        against("vit_b", "timm_shipped", "timm_compiled"),
-        against("mae", "transformers_shipped", "transformers_compiled"),
-        against("swin", "timm_shipped", "torchvision_shipped", "timm_compiled"),
+        against("vit_ti", "ours_compiled", "timm_shipped", "timm_tuned", "timm_compiled"),
+        against("vit_b", "timm_shipped", "timm_tuned", "timm_compiled"),
+        against("mae", "transformers_shipped", "transformers_tuned", "transformers_compiled"),
+        against("swin", "timm_shipped", "timm_tuned", "torchvision_shipped", "torchvision_tuned", "timm_compiled"),
         against("keras_vit", "plain_keras"),
         script("executor_overhead", "executor_overhead", "--precision", "bf16", "--repeats", "8"),
         script("input_pipelines_jpeg", "input_pipelines", "jpeg"),

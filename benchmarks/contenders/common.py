@@ -152,6 +152,16 @@ def variants(name: str, peer: Callable[[Settings, str], Built]) -> Contenders:
     return {f"{name}_{variant}": of(variant) for variant in VARIANTS}
 
 
+def compiled(ours: Callable[[Settings], Built]) -> Callable[[Settings], Built]:
+    """An IPU app's contender with poptorch_host compiling its model."""
+
+    def build(settings: Settings) -> Built:
+        os.environ["POPTORCH_HOST_COMPILE"] = "1"
+        return ours(settings)
+
+    return build
+
+
 def fuses_attention(settings: Settings, variant: str) -> bool:
     """Whether a ViT's attention is SDPA: where it is shipped, and where plain operations are not faster.
 

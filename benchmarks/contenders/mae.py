@@ -12,6 +12,7 @@ from transformers import AutoModelForPreTraining, ViTMAEConfig
 from benchmarks.contenders.common import (
     Images,
     built,
+    compiled,
     enter,
     fuses_attention,
     images_and_labels,
@@ -71,4 +72,9 @@ def _transformers(settings: Settings, variant: str) -> Built:
     return peer(network, forward, lambda value: value, settings, variant)
 
 
-CONTENDERS = {"ours": ours, **variants("transformers", _transformers), "matmul": matmul}
+CONTENDERS = {
+    "ours": ours,
+    "ours_compiled": compiled(ours),
+    **variants("transformers", _transformers),
+    "matmul": matmul,
+}

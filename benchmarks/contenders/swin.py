@@ -13,6 +13,7 @@ from benchmarks.contenders.common import (
     Images,
     built,
     classifier,
+    compiled,
     enter,
     images_and_labels,
     matmul,
@@ -77,6 +78,7 @@ def _torchvision(settings: Settings, variant: str) -> Built:
 
 CONTENDERS = {
     "ours": ours,
+    "ours_compiled": compiled(ours),
     "ours_mixed": ours_mixed,
     **variants("timm", _timm),
     **variants("torchvision", _torchvision),

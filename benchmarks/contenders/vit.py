@@ -16,6 +16,7 @@ from benchmarks.contenders.common import (
     Images,
     built,
     classifier,
+    compiled,
     enter,
     fuses_attention,
     images_and_labels,
@@ -107,6 +108,7 @@ def transformers_vit(settings: Settings, variant: str, clip: Optional[float] = N
 
 CONTENDERS = {
     "ours": ours,
+    "ours_compiled": compiled(ours),
     "ours_mixed": ours_mixed,
     **variants("timm", timm_vit),
     **variants("transformers", transformers_vit),
