@@ -23,6 +23,7 @@ REQUIREMENTS = {
     "torch": [*(f"{app}/requirements.txt" for app in TORCH_APPS), "ci/requirements-torch.txt"],
     "tensorflow": ["vit_tensorflow_gaudi/requirements.txt", "ci/requirements-tensorflow.txt"],
 }
+VERSION = (3, 11)  # the only one that both TensorFlow 2.15 and the torch apps' numpy have
 PROJECTS = ["pyproject.toml", "poptorch_host/pyproject.toml"]
 
 
@@ -67,8 +68,12 @@ def main() -> None:
     """Command line: the names of the environments to make."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="+", choices=sorted(REQUIREMENTS))
+    names = parser.parse_args().names
+    if sys.version_info[:2] != VERSION:
+        here, wanted = (".".join(map(str, version)) for version in (sys.version_info[:2], VERSION))
+        sys.exit(f"error: this is Python {here}, the environments need {wanted}: add PYTHON=python{wanted} to make")
     try:
-        for name in parser.parse_args().names:
+        for name in names:
             make(name)
     except subprocess.CalledProcessError as error:
         sys.exit("error: pip ended with %d; its message stands above" % error.returncode)

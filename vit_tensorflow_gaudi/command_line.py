@@ -131,7 +131,7 @@ def _number(kind: Type[Any], minimum: Optional[float]) -> Callable[[str], Any]:
             value = kind(word)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{word!r} is no {'whole ' * (kind is int)}number") from error
-        if not math.isfinite(value):
+        if kind is float and not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"{word} is no finite number")
         if minimum is not None and value < minimum:
             raise argparse.ArgumentTypeError(f"{word} is below {minimum:g}")

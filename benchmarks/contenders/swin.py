@@ -73,7 +73,11 @@ def _timm(settings: Settings, variant: str) -> Built:
 
 def _torchvision(settings: Settings, variant: str) -> Built:
     """torchvision's, which has plain operations only."""
-    return classifier(torchvision.models.swin_t(stochastic_depth_prob=0.0), settings, variant, smoothing=SMOOTHING)
+    model = torchvision.models.swin_t()
+    for module in model.modules():
+        if isinstance(module, torchvision.ops.StochasticDepth):
+            module.p = 0.0  # as on the other sides; swin_t takes no argument for it
+    return classifier(model, settings, variant, smoothing=SMOOTHING)
 
 
 CONTENDERS = {

@@ -36,7 +36,7 @@ def finish(results: List[Result], seconds: float, folder: Path = FOLDER) -> int:
     devices = {result.run.app.title: result.recipe.device for result in results if result.recipe}
     when = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime())
     report = folder / "report.html"
-    report.write_text(build(results, environment(devices), seconds, when))
+    report.write_text(build(results, environment(devices), seconds, when), encoding="utf-8")
     print(f"\n{table(results)}\n\n{seconds:.0f} s in all; {folder.name}/{report.name} shows what was run and learnt")
     problems = [f"error: {result.run.app.title}: {problem}" for result in results for problem in result.problems]
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
@@ -54,7 +54,8 @@ def main() -> int:
     parser.add_argument("apps", nargs="*", choices=[[], *APPS], default=[], metavar="APP", help=", ".join(APPS))
     keys = parser.parse_args().apps or list(APPS)
     signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's
+        signal.signal(signal.SIGHUP, interrupt)
     FOLDER.mkdir(exist_ok=True)
     began = time.monotonic()
     with open(FOLDER / "lock", "w") as lock:

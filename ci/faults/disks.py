@@ -10,7 +10,7 @@ from typing import Callable, Iterator, List, Optional
 
 from ci.faults import traces
 from ci.faults.apps import App
-from ci.faults.bench import Bench, Figure
+from ci.faults.bench import Bench, BrokenError, Figure
 
 
 def full(bench: Bench, app: App) -> List[Figure]:
@@ -36,6 +36,8 @@ def full(bench: Bench, app: App) -> List[Figure]:
             wrong = str(again) if again.status != 0 else traces.same_end(app, run, bench.whole(app))
             if wrong:
                 figure.lost.append(f"resumed after {size} KiB were full: {wrong}")
+    if not figure.tried:
+        raise BrokenError(f"{app.name} runs out of space on none of these disks: make them smaller")
     return [figure]
 
 

@@ -130,6 +130,10 @@ def start_pod(words: list, folder: Path, tools: Path) -> subprocess.Popen:
 
 def wait_for_steps(history: Path, steps: int, process: subprocess.Popen) -> None:
     """Return when the history has this many lines of training."""
+    until = time.monotonic() + 240
     while not (history.exists() and history.read_text().count('"train"') >= steps):
         assert process.poll() is None, process.communicate()[0]
+        if time.monotonic() > until:
+            process.kill()
+            raise AssertionError(f"{history} has not reached {steps} steps in time")
         time.sleep(0.02)

@@ -91,6 +91,14 @@ def test_an_environment_is_made_renewed_and_left_alone(tmp_path, monkeypatch, ca
     assert environments.is_this_version(python)
 
 
+def test_another_python_is_refused_before_anything_is_made(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["environments", "torch"])
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    monkeypatch.setattr(environments, "make", lambda name: pytest.fail("it was made"))
+    with pytest.raises(SystemExit, match=r"this is Python 3\.12, .* need 3\.11: add PYTHON=python3\.11"):
+        environments.main()
+
+
 def test_the_driver_fails_when_a_test_fails(tmp_path):
     (tmp_path / "ci").mkdir()
     (tmp_path / "common" / "tests").mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,9 +93,12 @@ def test_the_setup_finds_all_that_it_reads(target):
 
 
 def test_the_build_gets_what_git_knows_and_no_more():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
+    if shutil.which("git") is None:
+        pytest.skip("no git on PATH")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip(f"not a clone that git reads: {listed.stderr.strip()}")
+    tracked = listed.stdout.splitlines()
     assert len(tracked) > 500
     assert [path for path in tracked if ignored(path)] == []
     for path in (
@@ -121,6 +125,7 @@ def test_the_interpreters_on_path_are_those_of_the_environments():
         assert path == f"PATH=/apps/.venv/{target.split('-')[0]}/bin:$PATH"
         folder, user = (dict(instructions(target))[word] for word in ("WORKDIR", "USER"))
         assert (folder, user) == ("/apps", "1000")
+        assert any(word == "ENV" and "USER=app" in rest.split() for word, rest in instructions(target))
 
 
 def test_the_dev_container():
@@ -168,4 +173,5 @@ def test_the_commands_name_what_is_there():
             assert (ROOT / words[-1]).is_file()
     jobs = "".join(path.read_text() for path in (ROOT / "examples" / "kubernetes").glob("*.yaml"))
     names = set(re.findall(r"image: (\S+?):latest", jobs))
-    assert {name.replace("vit-apps-", "") for name in names} <= set(stages())
+    assert names
+    assert names <= images

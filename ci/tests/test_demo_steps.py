@@ -141,7 +141,7 @@ def alive(pid):
     return state != "Z"
 
 
-def wait_until(met, seconds=30.0):
+def wait_until(met, seconds=120.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if met():
@@ -173,7 +173,7 @@ def test_an_interrupt_ends_children_and_theirs(make_app, monkeypatch, stubborn):
 
     with pytest.raises(KeyboardInterrupt):
         run_all([run], interrupt, 1)
-    assert wait_until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()), 10)
+    assert wait_until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
@@ -181,7 +181,8 @@ def test_the_program_ends_its_children_when_it_is_ended(tmp_path, number):
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "live.py").write_text(FAMILY.format(""))
     program = f"""
-import sys, pathlib
+import pathlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the caller ignores it
 import ci.demo.__main__ as demo
 from ci.demo.apps import App, Step
 root = pathlib.Path({str(tmp_path)!r})
@@ -198,12 +199,12 @@ sys.exit(demo.main())
     try:
         assert wait_until(pids.exists)
         demo.send_signal(number)
-        _, said = demo.communicate(timeout=60)
+        _, said = demo.communicate(timeout=120)
     finally:
         demo.kill()
     assert demo.returncode == 130
     assert "stopped" in said
-    assert wait_until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()), 10)
+    assert wait_until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
 
 def test_a_second_demo_is_refused(tmp_path, monkeypatch, capsys):
@@ -230,7 +231,7 @@ def test_the_last_line_is_found_behind_bars_and_colours(tmp_path):
 
 def test_view_on_a_terminal_draws_over_itself(make_app, monkeypatch):
     run = make_app(
-        "one", ("first", "print('Step 30/40' + 300 * '.', flush=True); import time; time.sleep(0.6)"), ("second", "")
+        "one", ("first", "print('Step 30/40' + 300 * '.', flush=True); import time; time.sleep(2)"), ("second", "")
     )
     waiting = make_app("two", ("first", ""))
     monkeypatch.setenv("COLUMNS", "120")
@@ -265,7 +266,7 @@ def test_view_elsewhere_prints_plain_lines(make_app):
 
 
 def test_a_line_says_how_much_is_done(make_app):
-    run = make_app("one", ("first", "print('Step 30/40', flush=True); import time; time.sleep(0.8)"))
+    run = make_app("one", ("first", "print('Step 30/40', flush=True); import time; time.sleep(2)"))
     seen = []
     run_all([run], lambda _: seen.append(line(run)), 1)
     assert any(" 75 % " in text for text in seen)

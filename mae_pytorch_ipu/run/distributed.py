@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import re
+import time
+import uuid
 import zlib
 from collections import deque
 from contextlib import contextmanager
@@ -145,17 +147,37 @@ def _group() -> Any:
 
 
 def store() -> Optional[Any]:
-    """Where processes that torchrun has restarted find each other; None: where torch.distributed looks by itself.
+    """Where the processes of one start find each other; None: where torch.distributed looks by itself.
 
     torchrun's own store outlives a restart with the addresses of the processes before, which nobody answers any more
-    (https://github.com/pytorch/pytorch/issues/135712).
+    (https://github.com/pytorch/pytorch/issues/135712), so each start has names of its own in it. The number of restarts
+    is no such name: every host's torchrun counts for itself, and not when it restarts for another host's sake.
     """
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if restarts == "0":
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     here = place()
     shared, _, _ = next(iter(dist.rendezvous("env://", here.rank, here.world_size)))
-    return dist.PrefixStore("restart %s" % restarts, shared)
+    return dist.PrefixStore(_name_of_start(shared, here.rank, here.world_size), shared)
+
+
+def _name_of_start(shared: Any, rank: int, size: int) -> str:
+    """The first process's choice, once all others have answered to it; what an earlier start left behind is none."""
+    if rank == 0:
+        name = uuid.uuid4().hex
+        shared.set("start", name)
+        for other in range(1, size):
+            shared.wait(["%s %d" % (name, other)])
+        shared.set("start", name + " complete")
+        return name
+    answered = ""
+    while True:
+        name, _, complete = shared.get("start").decode().partition(" ")
+        if complete and name == answered:
+            return name
+        if not complete and name != answered:
+            answered = name
+            shared.set("%s %d" % (name, rank), "")
+        time.sleep(0.05)
 
 
 def _start() -> None:

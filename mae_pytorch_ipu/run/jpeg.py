@@ -59,7 +59,7 @@ def ordinary_frame(data: bytearray) -> Optional[Frame]:
 
 def _is_uninterrupted(data: bytearray, start: int) -> bool:
     """Whether the scan from `start` holds no marker but the last; a byte 255 of the code is followed by a zero."""
-    scan = np.frombuffer(data, np.uint8, offset=start)
+    scan = np.frombuffer(data, np.uint8)[start:]  # empty if a damaged header has it start behind the file's end
     return np.count_nonzero((scan[:-1] == 0xFF) & (scan[1:] != 0)) == 1
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -238,14 +239,15 @@ def test_processes_that_torchrun_has_restarted_find_no_addresses_of_those_before
     launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    world = World(0, 1, 0)
-    assert _store(world) is None
     server.set("address", "of a process that has ended")
-    for restarts in ("1", "2"):
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
-        found = _store(world)
-        assert not found.check(["address"])
-        found.set("address", "of one that will have ended")
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as threads:
+            found = list(threads.map(_store, [World(process, 3, 0) for process in range(3)]))
+        assert not found[0].check(["address"])
+        found[0].set("address", "of one that will have ended")
+        assert [store.get("address") for store in found] == [b"of one that will have ended"] * 3
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")  # the first process has a new store
+    assert _store(World(0, 1, 0)) is None
 
 
 if __name__ == "__main__":

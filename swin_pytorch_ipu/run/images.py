@@ -93,7 +93,9 @@ def _decode(data: bytearray) -> Tensor:
 def _read(path: str) -> bytearray:
     with open(path, "rb", buffering=0) as file:
         data = bytearray(os.fstat(file.fileno()).st_size)
-        del data[file.readinto(data) or 0 :]
+        size = file.readinto(data) or 0
+        if size < len(data):  # network file systems may give less than was asked for
+            data[size:] = file.readall()
     return data
 
 

@@ -10,6 +10,8 @@ import atexit
 import gc
 import os
 import threading
+import time
+import uuid
 import zlib
 from typing import Iterable
 
@@ -83,16 +85,36 @@ def _initialise(world: World, device: torch.device) -> None:
 
 
 def _store(world: World) -> dist.Store | None:
-    """Return the place where the processes meet, None for torch's own choice.
+    """Return the place where the processes of one start meet, None for torch's own choice.
 
     torchrun's store outlives its restarts, with addresses of processes that have ended
-    (https://github.com/pytorch/pytorch/issues/135712), so each restart gets names of its own in it.
+    (https://github.com/pytorch/pytorch/issues/135712), so each start gets names of its own in it. The number of
+    restarts is no such name: every host's torchrun counts for itself, and not when it restarts for another's sake.
     """
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if restarts == "0":
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     store, _, _ = next(iter(dist.rendezvous("env://", world.process_id, world.num_processes)))
-    return dist.PrefixStore(f"restart {restarts}", store)
+    return dist.PrefixStore(_name_of_start(store, world), store)
+
+
+def _name_of_start(store: dist.Store, world: World) -> str:
+    """Return the first process's choice, once all have answered to it; an earlier start's leavings are passed over."""
+    if world.process_id == 0:
+        name = uuid.uuid4().hex
+        store.set("start", name)
+        for other in range(1, world.num_processes):
+            store.wait([f"{name} {other}"])
+        store.set("start", f"{name} complete")
+        return name
+    answered = ""
+    while True:
+        name, _, complete = store.get("start").decode().partition(" ")
+        if complete and name == answered:
+            return name
+        if not complete and name != answered:
+            answered = name
+            store.set(f"{name} {world.process_id}", "")
+        time.sleep(0.05)
 
 
 def _port() -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch.distributed as dist
 
@@ -152,16 +155,37 @@ def test_a_lost_process_is_told_whichever_library_noticed_and_other_errors_are_l
         raise RuntimeError("shapes do not fit")
 
 
-def test_processes_that_torchrun_has_restarted_find_no_addresses_of_those_before(monkeypatch):
+@pytest.fixture
+def torchrun_s_store(monkeypatch):
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     launched = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port)}
     for name, value in {**launched, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
-    assert distributed.store() is None
-    server.set("address", "of a process that has ended")
-    for restarts in ("1", "2"):
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    return server
+
+
+def test_processes_that_torchrun_has_restarted_find_no_addresses_of_those_before(torchrun_s_store, monkeypatch):
+    torchrun_s_store.set("address", "of a process that has ended")
+    for _ in range(2):
         found = distributed.store()
         assert not found.check(["address"])
         found.set("address", "of one that will have ended")
-        assert distributed.store().get("address") == b"of one that will have ended"
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")  # the first process has a new store
+    assert distributed.store() is None
+
+
+@pytest.mark.parametrize("left", [None, "earlier", "earlier complete"])
+@pytest.mark.parametrize("late", range(3))
+def test_all_processes_of_a_start_agree_on_its_name_whatever_an_earlier_one_left(torchrun_s_store, left, late):
+    if left:
+        torchrun_s_store.set("start", left)
+
+    def start(rank):
+        time.sleep(0.1 * (rank == late))
+        client = dist.TCPStore("127.0.0.1", torchrun_s_store.port, is_master=False, wait_for_workers=False)
+        return distributed._name_of_start(client, rank, 3)
+
+    with ThreadPoolExecutor(3) as threads:
+        names = set(threads.map(start, range(3)))
+    assert len(names) == 1
+    assert names != {"earlier"}

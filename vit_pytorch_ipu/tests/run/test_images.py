@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from run import images
 from run.errors import UserError
 from run.images import MAX_PIXELS, BadImageError, BadImages, decode_rgb
 
@@ -86,6 +87,18 @@ def test_grey_becomes_three_equal_channels(kind):
     assert difference(image, np.repeat(grey[:, :, None], 3, axis=2)) <= 3
     assert torch.equal(image[0], image[1])
     assert torch.equal(image[0], image[2])
+
+
+def test_a_file_that_is_handed_out_in_pieces_is_read_whole(tmp_path, monkeypatch):
+    """As network file systems may; an image must not count as bad for it."""
+
+    class InPieces(io.FileIO):
+        def readinto(self, buffer):
+            return super().readinto(memoryview(buffer)[:100])
+
+    (tmp_path / "image").write_bytes(jpeg())
+    monkeypatch.setattr(images, "open", lambda path, _mode, buffering: InPieces(path), raising=False)
+    assert torch.equal(decode_rgb(str(tmp_path / "image")), decode_rgb(jpeg()))
 
 
 def test_grey_with_alpha_and_one_bit_images_are_read():

@@ -156,6 +156,13 @@ def test_a_marker_below_the_crop_is_not_overlooked():
     assert verdict(bytes(data), always((0, 0, 3, 3))) == verdict(bytes(data))
 
 
+def test_a_scan_behind_the_end_of_the_file_has_no_frame():
+    data = bytearray(encoded())
+    data[data.index(b"\xff\xda") + 2] = 0xFF
+    assert jpeg.ordinary_frame(data) is None
+    assert verdict(bytes(data), always(BOXES[1])) == verdict(bytes(data)) != "good"
+
+
 def test_too_many_pixels_are_refused():
     data = bytearray(encoded())
     frame = jpeg.ordinary_frame(data)
