@@ -46,7 +46,7 @@ class Built:
     Attributes:
         step: makes one step; the result may still be on its way on the device.
         flops: makes one step, not the first one, and returns its floating-point operations.
-        parameters: of the model.
+        parameters: of the model, those that are trained.
         images: of one step; None: a batch.
         close: to be called after the last step.
     """

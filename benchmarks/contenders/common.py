@@ -72,7 +72,8 @@ def flops_of(step: Callable[[], Any]) -> int:
 
 def built(step: Callable[[], Any], parameters: Iterable[Tensor]) -> Built:
     """A contender whose step is counted in torch."""
-    return Built(step, lambda: flops_of(step), sum(parameter.numel() for parameter in parameters))
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return Built(step, lambda: flops_of(step), trained)
 
 
 def peer(
