@@ -188,7 +188,7 @@ def test_a_failing_worker_raises_assertion_error(kind, mode):
     assert next(iterator).tolist() == [0, 1]
     with pytest.raises(AssertionError, match="data fetcher") as info:
         list(iterator)
-    assert isinstance(info.value.__cause__, (RuntimeError, OSError) if kind is Dying else KeyError)
+    assert isinstance(info.value.__cause__, (RuntimeError, OSError, EOFError) if kind is Dying else KeyError)
 
 
 @pytest.mark.parametrize("kind", [Dying, Failing])

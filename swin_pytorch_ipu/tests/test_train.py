@@ -12,6 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 import validate
 from run.errors import UserError
+from run.jpeg import HAS_PARTS
 from tests.runs import losses, newest, records, tiny, weights
 from train_swin import main
 
@@ -29,7 +30,8 @@ SIZES += ["--num-workers", "0"]
 def trained(digits, tmp_path_factory):
     """Some epochs of a tiny Swin."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    given = ["--epochs", 6, "--warmup-epochs", 1, "--gradient-accumulation-steps", 1, "--base-lr", 0.6]
+    given = ["--epochs", 6, "--warmup-epochs", 1, "--gradient-accumulation-steps", 1, "--base-lr", 0.3]
+    given += ["--crop-scale-min", 1]
     given += ["--eval-freq", 3, "--save-freq", 0, "--ema-decay", 0.98, "--label-smoothing", 0, "--precision", "32.32"]
     main(tiny(digits, folder, *given))
     return folder
@@ -44,7 +46,7 @@ def test_it_learns_and_leaves_a_complete_run_folder(trained):
     recipe = json.loads((trained / "recipe.json").read_text())
     assert recipe["steps"] == 6 * recipe["updates_per_epoch"] == 6 * 89
     assert recipe["warmup_steps"] == 89
-    assert recipe["peak_learning_rate"] == pytest.approx(0.6 * 16 / 1024)
+    assert recipe["peak_learning_rate"] == pytest.approx(0.3 * 16 / 1024)
     assert train[0]["learning_rate"] == pytest.approx(3.2e-4 * 16 / 1024)  # set before the step, and not zero
     assert max(line["learning_rate"] for line in train) == pytest.approx(recipe["peak_learning_rate"])
     assert yaml.safe_load((trained / "config.yaml").read_text())["config"] == "SWIN_DIGITS"
@@ -197,7 +199,9 @@ def test_training_reads_packed_images_and_archives(digits, tmp_path):
     main(tiny(digits, tmp_path / "run_folders", "--training-steps", 2))
     ends["folders"] = losses(tmp_path / "run_folders")
     assert ends["zip"] == ends["folders"]
-    assert ends["packed"] == ends["folders"]  # of 32 pixels already, so that packing changed nothing
+    # Packing changes nothing at 32 pixels; where simplejpeg is, folders' JPEGs are decoded less exactly.
+    assert ends["packed"] == pytest.approx(ends["folders"], abs=2e-3)
+    assert HAS_PARTS or ends["packed"] == ends["folders"]
     assert all(records(tmp_path / f"run_{kind}", "validation")[-1]["samples"] == 360 for kind in ends)
 
 
