@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MODES = ("batch", "pair", "elem")
 COLUMNS = 6  # of a drawn row
 
 
