@@ -123,11 +123,18 @@ def _sentence(error: Exception) -> str:
     return "%s (run again with --debug to see where)" % what
 
 
-def _is_of_a_loading_process(error: Exception) -> bool:
-    """Whether the error tells that a loader's process has ended: in torch's words, or by a pipe that it has closed."""
+def _is_of_a_loading_process(error: Optional[BaseException]) -> bool:
+    """Whether the error, or what it was raised from, tells that a loader's process has ended.
+
+    It does so in torch's words, or by a pipe that is closed, a socket that is gone or a message that breaks off.
+    """
+    if error is None:
+        return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    piped = isinstance(error, (EOFError, ConnectionError)) and any("multiprocessing" in name for name in files)
-    return piped or "DataLoader worker" in str(error)
+    broken_off = isinstance(error, OSError) and error.errno is None
+    ended = broken_off or isinstance(error, (EOFError, ConnectionError, FileNotFoundError))
+    piped = ended and any("multiprocessing" in name for name in files)
+    return piped or "DataLoader worker" in str(error) or _is_of_a_loading_process(error.__cause__)
 
 
 def _about_files(error: OSError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import subprocess
@@ -167,12 +168,44 @@ def test_what_torch_tells_again_of_a_killed_loading_process_is_not_shown(capsys)
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_pipe_that_a_killed_loading_process_has_closed(capsys):
+def closed(here, there):
+    there.close()
+    here.recv()
+
+
+def broken_off(here, there):
+    os.write(there.fileno(), (100).to_bytes(4, "big") + b"half")
+    there.close()
+    here.recv()
+
+
+def gone(here, there):
+    multiprocessing.connection.Client("/nowhere/socket")
+
+
+@pytest.mark.parametrize("pipe", [closed, broken_off, gone])
+@pytest.mark.parametrize("told_by_the_accessor", [False, True])
+def test_a_pipe_of_a_killed_loading_process(capsys, pipe, told_by_the_accessor):
     def main(argv):
-        here, there = multiprocessing.Pipe()
-        there.close()
-        here.recv()
+        try:
+            pipe(*multiprocessing.Pipe())
+        except (EOFError, OSError) as error:
+            if told_by_the_accessor:
+                raise AssertionError("An error occurred in the data fetcher: %r" % error) from error
+            raise
 
     with pytest.raises(SystemExit):
         entry_point(main, [])
     assert capsys.readouterr().err.startswith("error: a loading process was killed")
+
+
+def test_a_missing_file_that_another_error_came_from_is_not_a_loading_process(capsys):
+    def main(argv):
+        try:
+            open("/nowhere/file")
+        except OSError as error:
+            raise ValueError("bad") from error
+
+    with pytest.raises(SystemExit):
+        entry_point(main, [])
+    assert capsys.readouterr().err == "error: ValueError: bad (run again with --debug to see where)\n"
