@@ -4,6 +4,7 @@
     python -m benchmarks --set full              # every work, contender, dtype and mode: hours
     python -m benchmarks --device cuda           # full set on a GPU
     python -m benchmarks swin mae_bf16 --set full --output /tmp/results      # what begins with these words
+    python -m benchmarks vit_b --set full --repeats 4       # fewer turns: sooner, and a wider spread
 
 Nothing else should run on the machine meanwhile.
 """
@@ -91,14 +92,14 @@ def cuda_set() -> List[Entry]:
     ]
 
 
-def run(entries: Sequence[Entry], folder: Path) -> List[str]:
-    """Run the entries; names of those that failed. The others are in the report all the same."""
+def run(entries: Sequence[Entry], folder: Path, words: Sequence[str] = ()) -> List[str]:
+    """Run the entries, with `words` added; names of those that failed. The others are in the report all the same."""
     folder.mkdir(parents=True, exist_ok=True)
     failed = []
     for entry in entries:
         print(f"\n{entry.name}", flush=True)
         began = time.monotonic()
-        done = subprocess.run([*entry.command, "--json", str(folder / f"{entry.name}.json")], cwd=ROOT)
+        done = subprocess.run([*entry.command, *words, "--json", str(folder / f"{entry.name}.json")], cwd=ROOT)
         print(f"{time.monotonic() - began:.0f} s", flush=True)
         if done.returncode:
             failed.append(entry.name)
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("works", nargs="*", help="beginnings of names; default all of the set")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--set", choices=("small", "full"), default="small", help="on a CPU; default small")
+    parser.add_argument("--repeats", type=int, help="turns of each contender; default as the programs have it")
     parser.add_argument("--output", type=Path, help="folder; default benchmarks/results/DEVICE")
     parser.add_argument("--list", action="store_true", help="print the names of the set and stop")
     args = parser.parse_args()
@@ -127,7 +129,7 @@ def main() -> None:
         print("\n".join(entry.name for entry in entries))
         return
     folder = (args.output or ROOT / "benchmarks" / "results" / args.device).resolve()
-    failed = run(entries, folder)
+    failed = run(entries, folder, ["--repeats", str(args.repeats)] if args.repeats else ())
     print(f"\n{folder / 'report.md'}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

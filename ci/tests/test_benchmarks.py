@@ -303,6 +303,16 @@ def test_a_set_runs_on_after_a_failure_and_reports(tmp_path, content, capfd):
     assert "timm_shipped" in text
 
 
+def test_turns_can_be_told_for_a_whole_set(monkeypatch, tmp_path):
+    told = tmp_path / "told.txt"
+    write = "import sys; open(sys.argv[1], 'w').write(str(sys.argv[2:4]))"
+    entry = command.Entry("tells", [sys.executable, "-c", write, str(told)])
+    monkeypatch.setattr(command, "full_set", lambda: [entry])
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--set", "full", "--repeats", "3", "--output", str(tmp_path)])
+    command.main()
+    assert told.read_text() == "['--repeats', '3']"
+
+
 def test_the_full_set_has_every_work_and_the_small_one_every_goal(monkeypatch, capsys):
     full = [entry.name for entry in command.full_set()]
     assert len(set(full)) == len(full)
