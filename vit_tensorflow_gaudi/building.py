@@ -54,6 +54,9 @@ def load_any(model: tf.keras.Model, path: Path, *, new_head: bool = False) -> st
     prefix = checkpoints.find(path, "best")
     if prefix is None:
         raise UserError(f"{path} holds no checkpoint: give a run folder, a checkpoint or a weight file")
+    heads, ours = _heads(prefix), model.vit_config.heads
+    if heads not in (None, ours):  # no shape tells, and the numbers would be wrong
+        raise UserError(f"{prefix} is of {heads} heads, the model of {ours}: give the sizes of its run")
     if not new_head:
         checkpoints.load_model(prefix, model)
         return f"checkpoint {prefix}"
@@ -66,18 +69,28 @@ def load_any(model: tf.keras.Model, path: Path, *, new_head: bool = False) -> st
 
 def run_config(path: Path) -> Dict[str, Any]:
     """config.json of the run that a run folder, its checkpoints folder or a checkpoint in it belongs to."""
-    for folder in (path, *path.absolute().parents[:3]):
-        if run_folder.is_run(folder):
-            return run_folder.read_config(folder)
-    raise UserError(f"{path} belongs to no run folder with a config.json: give one")
+    folder = _run_of(path)
+    if folder is None:
+        raise UserError(f"{path} belongs to no run folder with a config.json: give one")
+    return run_folder.read_config(folder)
+
+
+def _run_of(path: Path) -> Optional[Path]:
+    return next((folder for folder in (path, *path.absolute().parents[:3]) if run_folder.is_run(folder)), None)
+
+
+def _heads(prefix: Path) -> Optional[int]:
+    """Attention heads of the checkpoint's model; None where it lies in no run folder that says so."""
+    folder = _run_of(prefix)
+    return run_folder.read_config(folder)["vit"].get("heads") if folder else None
 
 
 def describe_run(
-    options: TrainOptions, model: tf.keras.Model, class_names: Any, seed: int, steps: int
+    options: TrainOptions, device: str, model: tf.keras.Model, class_names: Any, seed: int, steps: int
 ) -> Dict[str, Any]:
-    """What config.json holds."""
+    """What config.json holds: the options with what was chosen for those that were not given."""
     resolved = {**asdict(options), "seed": seed, "steps_per_epoch": steps, "num_classes": model.vit_config.num_classes}
-    resolved["clip_norm"] = options.clip
+    resolved.update(clip_norm=options.clip, device=device)
     return {"options": resolved, "vit": asdict(model.vit_config), "class_names": list(class_names)}
 
 

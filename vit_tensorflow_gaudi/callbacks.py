@@ -1,7 +1,8 @@
 """Keras callbacks of the first process: history.jsonl with its picture, progress, TensorBoard, a profile.
 
 A batch of Keras is a micro-step here. The logs of the last micro-step of a reported update hold `update` and what was
-measured; those of an epoch hold `update`, means over the epoch and, with the prefix val_, the validation's.
+measured; it is reported where --log_every or --save_summary_steps asks for it. Those of an epoch hold `update`, means
+over the epoch and, with the prefix val_, the validation's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any, Dict, List, Mapping, Optional, Tuple
+from typing import IO, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -32,17 +33,18 @@ class HistoryFile(tf.keras.callbacks.Callback):
     Args:
         folder: run folder.
         start: update from which the run goes on; what the file says about later ones is forgotten.
+        is_due: says whether a report after so many updates is for this file.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
+    def __init__(self, folder: Path, start: int, is_due: Callable[[int], bool]) -> None:
         super().__init__()
-        self._folder, self._path = folder, folder / "history.jsonl"
+        self._folder, self._path, self._is_due = folder, folder / "history.jsonl", is_due
         kept = [record for record in read_history(self._path) if record["step"] <= start]
         write_atomically(self._path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def on_train_batch_end(self, batch: int, logs: Optional[Logs] = None) -> None:  # noqa: ARG002
         """Record a reported update."""
-        if logs:
+        if logs and self._is_due(int(logs["update"])):
             self._append("train", logs)
 
     def on_epoch_end(self, epoch: int, logs: Optional[Logs] = None) -> None:  # noqa: ARG002
@@ -80,24 +82,24 @@ class Progress(tf.keras.callbacks.Callback):
     """A bar on a terminal, plain lines elsewhere.
 
     Args:
-        updates: of the whole run.
-        start: those done before.
-        updates_per_epoch: to name the epoch.
+        recipe: of the run.
+        start: updates done before.
         stream: where to write; standard output by default.
     """
 
-    def __init__(self, updates: int, *, start: int, updates_per_epoch: int, stream: Optional[IO[str]] = None) -> None:
+    def __init__(self, recipe: Recipe, *, start: int, stream: Optional[IO[str]] = None) -> None:
         super().__init__()
-        self._updates, self._start, self._per_epoch = updates, start, updates_per_epoch
+        self._updates, self._start, self._per_epoch = recipe.updates, start, recipe.updates_per_epoch
+        self._is_due = recipe.is_reported
         self._stream = stream or sys.stdout
         self._since = time.monotonic()
         self._bar: Optional[Any] = None
         if self._stream.isatty() and place().launcher != "mpirun":  # whose own terminal ends in a log
-            self._bar = tqdm(total=updates, initial=start, unit="update", file=self._stream, dynamic_ncols=True)
+            self._bar = tqdm(total=recipe.updates, initial=start, unit="update", file=self._stream, dynamic_ncols=True)
 
     def on_train_batch_end(self, batch: int, logs: Optional[Logs] = None) -> None:  # noqa: ARG002
         """Show a reported update."""
-        if not logs:
+        if not logs or not self._is_due(int(logs["update"])):
             return
         update = int(logs["update"])
         rest = "Lr %.3e, loss: %.3f, accuracy: %.3f, throughput: %.1f samples/sec" % (
@@ -140,15 +142,16 @@ class TensorBoardScalars(tf.keras.callbacks.Callback):
 
     Args:
         folder: of the event files.
+        start: micro-steps done before.
         every: micro-steps between entries during an epoch; 0 for none.
         options: shown on the HParams page.
     """
 
-    def __init__(self, folder: Path, *, every: int, options: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, *, start: int, every: int, options: Mapping[str, Any]) -> None:
         super().__init__()
         self._train = tf.summary.create_file_writer(str(folder))
         self._validation = tf.summary.create_file_writer(str(folder / "eval"))
-        self._every, self._last = every, (0, time.monotonic())
+        self._every, self._last = every, (start, time.monotonic())
         from tensorboard.plugins.hparams import api as hparams
 
         with self._train.as_default():
@@ -218,9 +221,9 @@ def of_run(
     """All that a run in `folder` has, going on after `start` updates."""
     every = options.save_summary_steps
     found = [
-        HistoryFile(folder, start),
-        Progress(recipe.updates, start=start, updates_per_epoch=recipe.updates_per_epoch),
-        TensorBoardScalars(folder / "logs", every=every, options=config["options"]),
+        HistoryFile(folder, start, recipe.is_reported),
+        Progress(recipe, start=start),
+        TensorBoardScalars(folder / "logs", start=recipe.place(start)[1], every=every, options=config["options"]),
     ]
     window = options.profile_window()
     return [*found, Profile(folder / "logs", window)] if window else found

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Type, TypeVar, get_args, get_type_hints
+from typing import Any, Callable, Dict, NoReturn, Optional, Sequence, Type, TypeVar, get_args, get_type_hints
 
 from errors import UsageError
 
@@ -50,9 +50,25 @@ def option(
     return dataclasses.field(default=default, metadata=about)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """argparse's, but what is wrong with the command line is a UsageError of one sentence."""
+
     def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
         raise UsageError(f"{message}: see --help")
+
+    def read(self, argv: Optional[Sequence[str]]) -> argparse.Namespace:
+        """Read the command line, None for the process' own; a word that belongs to no flag is told the nearest one."""
+        space, unknown = self.parse_known_args(argv)
+        if not unknown:
+            return space
+        word = unknown[0].split("=")[0]
+        names = [name for name in self._option_string_actions if name.startswith("--")]
+        near = difflib.get_close_matches(word, names, 1, 0.6)
+        hint = f": did you mean {near[0]}?" if near else ": see --help"
+        raise UsageError(
+            f"there is no flag {word}{hint}" if word.startswith("-") else f"{word} belongs to no flag{hint}"
+        )
 
 
 def parse(
@@ -75,31 +91,25 @@ def parse(
     Raises:
         UsageError: anything unknown, of the wrong type, out of range or without an effect.
     """
-    parser = _Parser(script, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = Parser(script, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.name != rest}  # type: ignore[arg-type]
-    names: List[str] = []
     for name, field in fields.items():
-        flags = ["--" + name, *field.metadata["aliases"]]
-        names += flags
-        parser.add_argument(*flags, **_argument(field, hints[name]))
+        parser.add_argument("--" + name, *field.metadata["aliases"], **_argument(field, hints[name]))
     if rest:
         parser.add_argument(rest, nargs="*")
-    space, unknown = parser.parse_known_args(argv)
-    if unknown:
-        word = unknown[0].split("=")[0]
-        near = difflib.get_close_matches(word, [name for name in names if name.startswith("--")], 1, 0.6)
-        hint = f": did you mean {near[0]}?" if near else ": see --help"
-        raise UsageError(
-            f"there is no flag {word}{hint}" if word.startswith("-") else f"{word} belongs to no flag{hint}"
-        )
-    given: Dict[str, Any] = vars(space)
+    given: Dict[str, Any] = vars(parser.read(argv))
     options = cls(**given)
     for name in given:
         only = fields[name].metadata["only"] if name in fields else None
         if only and not only.holds(options):
-            raise UsageError(f"--{name} has no effect here, only {only.where}: leave it out")
+            raise no_effect(name, only.where)
     return options
+
+
+def no_effect(name: str, where: str) -> UsageError:
+    """What to raise where the flag `name` is given and does nothing."""
+    return UsageError(f"--{name} has no effect here, only {where}: leave it out")
 
 
 def _argument(field: Any, hint: Any) -> Dict[str, Any]:
@@ -113,7 +123,7 @@ def _argument(field: Any, hint: Any) -> Dict[str, Any]:
     }
     if kind is bool:
         return {**argument, "nargs": "?", "const": True, "type": _boolean, "metavar": "true|false"}
-    argument["type"] = _number(kind, about["minimum"]) if kind in (int, float) else kind
+    argument["type"] = number(kind, about["minimum"]) if kind in (int, float) else kind
     if about["choices"]:
         return {**argument, "choices": about["choices"]}
     return {**argument, "metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
@@ -125,7 +135,9 @@ def _boolean(word: str) -> bool:
     return word.lower() in TRUE_WORDS
 
 
-def _number(kind: Type[Any], minimum: Optional[float]) -> Callable[[str], Any]:
+def number(kind: Type[Any], minimum: Optional[float] = None) -> Callable[[str], Any]:
+    """Reads a finite number of a `kind` that is not below `minimum`; for argparse."""
+
     def convert(word: str) -> Any:
         try:
             value = kind(word)

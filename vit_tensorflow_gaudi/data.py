@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterable, Optional, Sequence, Tuple, Uni
 
 import tensorflow as tf
 
-from dataset import GOOGLE, INCEPTION, Augmentation, dataset_info, evaluation_dataset, training_dataset
+from dataset import GOOGLE, INCEPTION, Augmentation, class_names, dataset_info, evaluation_dataset, training_dataset
 from distributed import Workers
 from errors import UsageError
 from options import TrainOptions
@@ -32,13 +32,24 @@ class Data:
 _AUGMENTATIONS: Dict[str, Union[bool, Augmentation]] = {"inception": INCEPTION, "google": GOOGLE, "none": False}
 
 
+def _subsets(options: TrainOptions) -> Dict[str, Optional[str]]:
+    """The subsets that the run reads; both where only the labels in them tell how many classes there are."""
+    subsets: Dict[str, Optional[str]] = {"train_subset": options.train_subset, "val_subset": options.val_subset}
+    if options.num_classes or class_names(Path(options.dataset)) is not None:
+        if options.evaluate_checkpoint_path:
+            subsets["train_subset"] = None
+        elif options.validation_steps == 0:
+            subsets["val_subset"] = None
+    return subsets
+
+
 def open_data(options: TrainOptions, workers: Workers, seed: int, bad_images: Optional[Path] = None) -> Data:
     """The data of --dataset; `bad_images` is the file that lists what can't be decoded.
 
     Raises:
         UsageError: --num_classes contradicts them.
     """
-    info = dataset_info(options.dataset, train_subset=options.train_subset, val_subset=options.val_subset)
+    info = dataset_info(options.dataset, **_subsets(options))
     if options.num_classes and options.num_classes < info.num_classes:
         raise UsageError(
             f"--num_classes {options.num_classes} is less than the {info.num_classes} classes in {options.dataset}: "

@@ -49,6 +49,7 @@ def set_up(options: TrainOptions) -> Tuple[str, distributed.Workers]:
     """
     distributed.refuse_unasked(options.distributed)
     device, reason = choose(options.device)
+    options.check_device(device)
     here = place() if options.distributed else Place(0, 1, 0, 1, "")
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if options.dtype == "bf16" else "float32")
     if options.deterministic:

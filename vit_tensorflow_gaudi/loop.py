@@ -71,7 +71,7 @@ class Loop:
                 means = {"loss": loss, "accuracy": accuracy, "gradient_norm": norm, "learning_rate": self._rate(update)}
                 self._end_epoch(done, means, stopping)
                 sums, count = tf.zeros(3), 0
-            elif stopping or self._is_saved(update):
+            elif stopping or recipe.passes(self.options.checkpoint_steps, update):
                 self._save(done)
             if stopping and done < recipe.updates:
                 raise self._stopped(done)
@@ -90,7 +90,7 @@ class Loop:
         rate = self._rate(update)
         measured, stopping = self.trainer.update(micro_batches(), number=update, rate=rate, stop=self._stop)
         self._samples += count * self.options.batch_size
-        due = (update + 1) % self.options.log_every == 0 or update + 1 == self.recipe.updates
+        due = self.recipe.is_reported(update + 1) or self.recipe.passes(self.options.save_summary_steps, update)
         self.callbacks.on_train_batch_end(first + count - 1, self._report(update, rate, measured) if due else {})
         return measured, stopping
 
@@ -104,11 +104,6 @@ class Loop:
     def _rate(self, update: int) -> float:
         epoch, first, _ = self.recipe.place(update)
         return self._schedule(first, epoch)
-
-    def _is_saved(self, update: int) -> bool:
-        """Whether a checkpoint is due: this update passes a multiple of --checkpoint_steps."""
-        every, (_, first, count) = self.options.checkpoint_steps, self.recipe.place(update)
-        return bool(every) and (first + count) // every > first // every
 
     def _end_epoch(self, done: int, means: Dict[str, Any], stopping: bool = False) -> None:
         """Evaluate and save after an epoch; `means` are those of its updates, empty if an earlier process made them."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
-from command_line import Only, option
+from command_line import Only, no_effect, option
 from errors import UsageError
 
 MODELS = ("ViT-B_16", "ViT-L_16", "ViT-B_32", "ViT-L_32")
@@ -28,7 +28,10 @@ _GPU = Only(_GIVEN_DEVICE + "GPU: on a CPU XLA is slower", lambda given: given.d
 _HPU = Only(_GIVEN_DEVICE + "HPU", lambda given: given.device in (None, "HPU"))
 _DISTRIBUTED = Only("with --distributed", lambda given: given.distributed)
 _DECAYED = Only("with --optimizer adamw or lamb", lambda given: given.optimizer in ("adamw", "lamb"))
-_RESUMED = Only("with --resume_from_checkpoint_path", lambda given: given.resume_from_checkpoint_path)
+_RESUMED = Only(  # a checkpoint knows its own place
+    "with a weight file as --resume_from_checkpoint_path",
+    lambda given: Path(given.resume_from_checkpoint_path or "").suffix in (".npz", ".h5", ".hdf5"),
+)
 _NAMED = Only("with --weights", lambda given: given.weights != "none")
 _FRESH = Only("without --resume_from_checkpoint_path", lambda given: not given.resume_from_checkpoint_path)
 
@@ -125,10 +128,20 @@ class TrainOptions:
             raise UsageError("--resume_from_checkpoint_path trains and --evaluate_checkpoint_path does not: give one")
         if self.resume_from_epoch and self.resume_from_epoch >= self.epochs:
             raise UsageError(f"--resume_from_epoch {self.resume_from_epoch} leaves nothing of --epochs {self.epochs}")
+        if self.dry_run and self.overwrite:
+            raise UsageError("--dry_run changes nothing and --overwrite empties the run folder: give one of them")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"--dropout {self.dropout} is no probability below 1")
         self.profile_window()
         self.dump()
+
+    def check_device(self, device: str) -> None:
+        """UsageError if a flag was given that has no effect on the device that was found."""
+        there = replace(self, device=device)
+        for field in fields(self):
+            only = field.metadata["only"]
+            if only in (_GPU, _HPU) and getattr(self, field.name) != field.default and not only.holds(there):
+                raise no_effect(field.name, only.where)
 
     @property
     def clip(self) -> float:

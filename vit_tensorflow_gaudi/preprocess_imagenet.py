@@ -12,28 +12,37 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Set
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported, here and in the processes
 
+from command_line import Parser, no_effect, number
 from dataset.bad_images import DEFAULT_RATIO
 from errors import UsageError, UserError, entry_point
 from preprocessing.conversion import BAD_IMAGES, Settings, convert, processes, verify
 
 SPLITS = ("train", "validation")
+_WRITING = (
+    "limit", "seed", "train_shards", "validation_shards", "short_side", "image_format", "quality", "bad_image_ratio",
+)  # fmt: skip
+_positive = number(int, 1)
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line.
+
+    Raises:
+        UsageError: anything unknown, out of range or without an effect.
+    """
     lines = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser(description=lines[0], epilog="\n".join(lines[-3:]), allow_abbrev=False)
+    parser = Parser(description=lines[0], epilog="\n".join(lines[-3:]), allow_abbrev=False)
     parser.add_argument("--raw_data_dir", type=Path, help="folder with the images or archives")
     parser.add_argument("--local_scratch_dir", type=Path, required=True, help="folder that the shards are written to")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="default: both")
     parser.add_argument("--train_shards", type=_positive, default=1024, help="default: %(default)s")
     parser.add_argument("--validation_shards", type=_positive, default=128, help="default: %(default)s")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only N images of each split, drawn at random")
-    parser.add_argument("--seed", type=int, default=0, help="of the training images' order (default: %(default)s)")
+    parser.add_argument("--seed", type=number(int), default=0, help="of the images' order (default: %(default)s)")
     parser.add_argument("--workers", type=_positive, help="processes (default: one per core)")
     parser.add_argument(
         "--short_side", type=_positive, metavar="PIXELS",
@@ -50,21 +59,27 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--verify", action="store_true", help="write nothing; check every record of the shards")
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
-    return parser.parse_args(argv)
+    args = parser.read(argv)
+    _refuse_idle(args, {name for name in _WRITING if getattr(args, name) != parser.get_default(name)})
+    return args
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return number
+def _refuse_idle(args: argparse.Namespace, given: Set[str]) -> None:
+    """UsageError if --raw_data_dir is missing, or a flag that was given has no effect beside the others."""
+    if bool(args.raw_data_dir) == args.verify:
+        raise UsageError("--verify reads the shards alone: leave --raw_data_dir out" if args.verify else
+                         "--raw_data_dir is missing: give the folder with the images")  # fmt: skip
+    for name in sorted(given if args.verify else ()):
+        raise no_effect(name, "without --verify")
+    if "quality" in given and args.image_format != "JPEG":
+        raise no_effect("quality", "with --image_format JPEG")
 
 
 def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
+    share = float(number(float)(text))
+    if not 0 <= share <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no share from 0 to 1")
-    return number
+    return share
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -74,9 +89,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         UserError: as the message says.
     """
     args = parse(argv)
-    if bool(args.raw_data_dir) == args.verify:
-        raise UsageError("--verify reads the shards alone: leave --raw_data_dir out" if args.verify else
-                         "--raw_data_dir is missing: give the folder with the images")  # fmt: skip
     with processes(args.workers or len(os.sched_getaffinity(0))) as run:
         if args.verify:
             counts, problems = verify(args.local_scratch_dir, args.splits, run)

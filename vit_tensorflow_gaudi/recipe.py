@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Tuple
 
+from errors import UsageError
 from options import TrainOptions
 
 
@@ -17,12 +18,21 @@ class Recipe:
         samples: for training.
         workers: processes.
         parameters: of the model.
+
+    Raises:
+        UsageError: --profile begins after the run's end.
     """
 
     options: TrainOptions
     samples: int
     workers: int
     parameters: int
+
+    def __post_init__(self) -> None:
+        window = self.options.profile_window()
+        if window and window[0] > self.options.epochs * self.steps_per_epoch:
+            steps = self.options.epochs * self.steps_per_epoch
+            raise UsageError(f"--profile {self.options.profile} begins after the run's last micro-step, {steps}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -45,6 +55,15 @@ class Recipe:
         begin = index * self.options.grad_accum_steps
         count = min(self.options.grad_accum_steps, self.steps_per_epoch - begin)
         return epoch, epoch * self.steps_per_epoch + begin, count
+
+    def passes(self, every: int, update: int) -> bool:
+        """Whether this update takes the run past a multiple of `every` micro-steps; never for 0."""
+        _, first, count = self.place(update)
+        return bool(every) and (first + count) // every > first // every
+
+    def is_reported(self, done: int) -> bool:
+        """Whether --log_every asks for a report after `done` updates."""
+        return done % self.options.log_every == 0 or done == self.updates
 
     def __str__(self) -> str:
         options, k = self.options, self.options.grad_accum_steps

@@ -98,10 +98,12 @@ def read_config(path: Path) -> Dict[str, Any]:
     """The same, read.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, it is damaged, or another program's (Hugging Face's models have one, too).
     """
     try:
         content = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        return dict(content)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} holds no config.json that can be read: give a run folder") from error
+    if not isinstance(content, dict) or not {"options", "vit", "class_names"} <= content.keys():
+        raise UserError(f"{path} holds a config.json that is not of this program: give a run folder")
+    return content

@@ -38,4 +38,6 @@ def make_schedule(options: TrainOptions, steps_per_epoch: int) -> Schedule:
     by_epoch: Dict[str, Schedule] = {"linear": linear, "exp": exp, "steps": steps, "constant": constant}
     if options.lr_sched == "WarmupCosine":
         return warmup_cosine
-    return by_epoch[options.lr_sched] if epochs > 1 and first > 0 else constant
+    if epochs == 1 or (options.lr_sched == "exp" and first == 0):  # nothing to divide by
+        return constant
+    return by_epoch[options.lr_sched]

@@ -73,7 +73,7 @@ def train(options: TrainOptions, device: str, workers: Any) -> None:
     masks = DropoutMasks(seed) if device != "HPU" and options.sizes()["dropout"] else None
     model = building.make_model(options, shards.num_classes, workers, masks)
     recipe = Recipe(options, shards.train_samples, workers.size, model.count_params())
-    config = building.describe_run(options, model, shards.class_names, seed, recipe.steps_per_epoch)
+    config = building.describe_run(options, device, model, shards.class_names, seed, recipe.steps_per_epoch)
     say(f"run folder: {folder}, seed {seed}\n{recipe}")
     resuming = bool(resume) and Path(str(resume)).absolute() == folder.absolute()
     with run_folder.open_run(folder, resuming=resuming, overwrite=options.overwrite, workers=workers):

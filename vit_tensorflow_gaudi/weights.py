@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import zipfile
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple, Union
+from typing import Dict, Iterable, List, NamedTuple, Tuple, Union
 
 import h5py
 import numpy as np
@@ -178,6 +178,9 @@ def assign(model: tf.keras.Model, arrays: Arrays, source: str, *, new_head: bool
     blocks = [_blocks(wanted), _blocks(arrays)]
     if blocks[0] != blocks[1]:
         raise UserError(f"{source} has {blocks[1]} encoder blocks, the model {blocks[0]}: give the model of the file")
+    _check_heads(model.vit_config.heads, arrays, source)
+    if not new_head:
+        _check_representation(wanted, arrays, source)
     missing = [name for name in wanted if name not in arrays and not name.startswith(_REPRESENTATION)]
     if missing:
         remedy = "ask for a new head" if missing[0].startswith(_HEAD) else "give another file"
@@ -208,6 +211,24 @@ def _fit(name: str, array: np.ndarray, shape: Tuple[int, ...], source: str) -> n
         remedy = "ask for a new head" if name.startswith(_HEAD) else "give the model and the sizes of the file"
         raise UserError(f"{source} has {name} of {sizes[0]}, the model of {sizes[1]}: {remedy}")
     return array
+
+
+def _check_heads(heads: int, arrays: Arrays, source: str) -> None:
+    """UserError if the file says by its shapes that it is of another number of heads, with which it would be wrong."""
+    for name, array in arrays.items():
+        if array.ndim == 3 and name.endswith("/query/kernel") and array.shape[1] != heads:  # (D, H, D/H)
+            raise UserError(
+                f"{source} is of {array.shape[1]} heads, the model of {heads}: give the model and the sizes of the file"
+            )
+
+
+def _check_representation(wanted: Iterable[str], arrays: Arrays, source: str) -> None:
+    """UserError if file and model differ in pre_logits, on which the head that is loaded depends."""
+    model, file = (any(name.startswith(_REPRESENTATION) for name in names) for names in (wanted, arrays))
+    if file and not model:
+        raise UserError(f"{source} has pre_logits before its head, the model has not: give --variant vit_keras")
+    if model and not file:
+        raise UserError(f"{source} lacks pre_logits, which the model has: give --variant google, or --weights none")
 
 
 def _blocks(names: object) -> int:

@@ -2,7 +2,7 @@
 
 from dataset.augmentation import GOOGLE, INCEPTION, Augmentation
 from dataset.bad_images import readable_errors
-from dataset.info import DatasetInfo, dataset_info
+from dataset.info import DatasetInfo, class_names, dataset_info
 from dataset.pipeline import evaluation_dataset, training_dataset
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "INCEPTION",
     "Augmentation",
     "DatasetInfo",
+    "class_names",
     "dataset_info",
     "evaluation_dataset",
     "readable_errors",

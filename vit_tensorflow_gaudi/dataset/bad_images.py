@@ -10,7 +10,7 @@ import tempfile
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Optional, Union
+from typing import Iterable, Iterator, List, Optional, Union
 
 import tensorflow as tf
 from PIL import Image
@@ -28,12 +28,21 @@ class BadImages:
         path: the file, made when the first one turns up; None for a new one in the temporary folder.
         samples: in the data set.
         ratio: share of them that may be bad; one is always tolerated.
+        shards: names of the set's shards, whose images alone count; None for all that the file lists. Training and
+            validation share a file, of which the smaller set would else exceed its share by the other's images.
     """
 
-    def __init__(self, path: Union[str, Path, None], samples: int, ratio: float = DEFAULT_RATIO) -> None:
+    def __init__(
+        self,
+        path: Union[str, Path, None],
+        samples: int,
+        ratio: float = DEFAULT_RATIO,
+        shards: Optional[Iterable[str]] = None,
+    ) -> None:
         self.path = Path(path or os.path.join(tempfile.gettempdir(), f"bad_images-{uuid.uuid4().hex[:12]}.txt"))
         self.samples = samples
         self.ratio = ratio
+        self._shards = None if shards is None else set(shards)
 
     def record(self, name: str, reason: str) -> None:
         """List image `name` unless any worker has done so.
@@ -49,6 +58,8 @@ class BadImages:
             if name not in names:
                 file.write(f"{name}\t{reason}\n")
                 names.append(name)
+        if self._shards is not None:
+            names = [other for other in names if shard_of(other) in self._shards]
         if len(names) > 1 and len(names) > self.ratio * self.samples:
             raise UserError(
                 f"{len(names)} of {self.samples} images cannot be decoded, more than the tolerated share of "
@@ -58,6 +69,11 @@ class BadImages:
     def names(self) -> List[str]:
         """Names of all images listed so far by any worker, in order of discovery."""
         return _names(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
+
+
+def shard_of(name: str) -> str:
+    """Shard of an image that `dataset.index.Index.name` named."""
+    return name.rsplit(" record ", 1)[0]
 
 
 def _names(lines: str) -> List[str]:

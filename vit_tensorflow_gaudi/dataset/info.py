@@ -25,20 +25,26 @@ class DatasetInfo:
 
 
 def dataset_info(
-    folder: Union[str, Path], *, train_subset: str = "train/train", val_subset: str = "validation/validation"
+    folder: Union[str, Path],
+    *,
+    train_subset: Optional[str] = "train/train",
+    val_subset: Optional[str] = "validation/validation",
 ) -> DatasetInfo:
     """What is in the shards below `folder`; scans their headers unless an index is kept there.
+
+    A subset that is None need not be there and counts as none.
 
     Raises:
         UserError: shards are missing, damaged or incomplete, or hold labels that the data set does not have.
     """
     folder = Path(folder)
-    train, validation = open_subset(folder, train_subset), open_subset(folder, val_subset)
+    entries = [open_subset(folder, subset).entries if subset else None for subset in (train_subset, val_subset)]
     names = class_names(folder)
     if names is None:
-        labels = [int(index.entries["label"].max()) for index in (train, validation)]
-        names = tuple(str(number + 1) for number in range(max(labels) + 1))
-    return DatasetInfo(len(train.entries), len(validation.entries), len(names), names)
+        highest = max(int(some["label"].max()) for some in entries if some is not None)
+        names = tuple(str(number + 1) for number in range(highest + 1))
+    train, validation = (0 if some is None else len(some) for some in entries)
+    return DatasetInfo(train, validation, len(names), names)
 
 
 def open_subset(folder: Path, subset: str) -> Index:
@@ -72,7 +78,7 @@ def read(folder: Path) -> Dict[str, Any]:
     """The content of `dataset_info.json`; {} where there is none."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:
         raise UserError(f"{folder / FILE} cannot be read ({error}): restore it or make the shards again") from None

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from dataset.augmentation import INCEPTION, Augmentation, plain_image, training_image
 from dataset.bad_images import DEFAULT_RATIO, BadImages
+from dataset.index import Index
 from dataset.info import open_subset
 from dataset.order import EvaluationOrder, TrainingOrder
 from dataset.source import MAX_BAD_IN_A_ROW, Source
@@ -70,7 +71,7 @@ def training_dataset(
             return training_image(data, key, image_size, how)
         return plain_image(data, image_size, "squash")
 
-    source = Source(index, order.rows, BadImages(bad_images, len(index.entries), bad_image_ratio), seed)
+    source = Source(index, order.rows, _bad_images(index, bad_images, bad_image_ratio), seed)
     steps = (start_step, 2**62 // batch_size)
     return _batches(source, steps, decode, (batch_size, image_size), dtype, threads or _share_of_cores(shard[1]))
 
@@ -104,9 +105,13 @@ def evaluation_dataset(
         del key
         return plain_image(data, image_size, geometry)
 
-    source = Source(index, order.rows, BadImages(bad_images, len(index.entries), bad_image_ratio))
+    source = Source(index, order.rows, _bad_images(index, bad_images, bad_image_ratio))
     steps = (0, order.steps)
     return _batches(source, steps, decode, (batch_size, image_size), dtype, threads or _share_of_cores(shard[1]))
+
+
+def _bad_images(index: Index, path: Union[str, Path, None], ratio: float) -> BadImages:
+    return BadImages(path, len(index.entries), ratio, [shard.name for shard in index.files])
 
 
 def _share_of_cores(workers: int) -> int:

@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-import preprocess_imagenet
 import train
 from command_line import parse
 from errors import UsageError
@@ -56,6 +55,8 @@ def test_the_documents_aliases():
         (["--dropout", "1"], "no probability below 1"),
         (["--resume_from_epoch", "3"], "--resume_from_epoch has no effect here"),
         (["--resume_from_checkpoint_path", "x.h5", "--resume_from_epoch", "10"], "leaves nothing of --epochs 10"),
+        (["--resume_from_checkpoint_path", "run", "--resume_from_epoch", "3"], "only with a weight file"),
+        (["--dry_run", "--overwrite"], "--dry_run changes nothing and --overwrite empties the run folder"),
         (["--resume_from_checkpoint_path", "x", "--evaluate_checkpoint_path", "x"], "give one"),
         (["--resume_from_checkpoint_path", "x", "--overwrite"], "--overwrite has no effect here"),
         (["--final_lr", "0"], "--final_lr has no effect here, only with --lr_sched linear or exp"),
@@ -82,6 +83,16 @@ def test_zero_false_and_empty_values_can_be_given():
 def test_deterministic_turns_augmentation_off():
     assert options().augment
     assert not options("--deterministic", "--seed", "1").augment
+
+
+@pytest.mark.parametrize("words", [["--jit_compile"], ["--recipe_cache", ""], ["--clear_recipe_cache"]])
+def test_flags_of_a_device_are_refused_where_another_one_is_found(words):
+    """Without --device that shows only when the device is looked for."""
+    found = options(*words)
+    with pytest.raises(UsageError, match=f"{words[0]} has no effect here, only with --device"):
+        found.check_device("CPU")
+    found.check_device("GPU" if words[0] == "--jit_compile" else "HPU")
+    options().check_device("CPU")
 
 
 def test_profile_windows():
@@ -133,9 +144,31 @@ def test_wrong_flags_exit_with_2_and_one_line(attempt):
     assert done.error == "error: there is no flag --bach_size: did you mean --batch_size?\n"
 
 
-@pytest.mark.parametrize("word", ["nan", "inf", "-0.1", "1.5"])
-def test_a_share_of_bad_images_that_is_none_is_refused(word, capsys):
-    with pytest.raises(SystemExit) as ended:
-        preprocess_imagenet.parse(["--local_scratch_dir", "x", f"--bad_image_ratio={word}"])
-    assert ended.value.code == 2
-    assert f"argument --bad_image_ratio: {word} is no share from 0 to 1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--bad_image_ratio=-0.1"], "argument --bad_image_ratio: -0.1 is no share from 0 to 1"),
+        (["--bad_image_ratio=1.5"], "argument --bad_image_ratio: 1.5 is no share from 0 to 1"),
+        *(([f"--bad_image_ratio={word}"], f"{word} is no finite number") for word in ("nan", "inf")),
+        (["--bad_image_ratio", "few"], "'few' is no number"),
+        (["--train_shards", "4.5"], "argument --train_shards: '4.5' is no whole number"),
+        (["--workers", "0"], "0 is below 1"),
+        (["--trian_shards", "4"], "there is no flag --trian_shards: did you mean --train_shards?"),
+        (["--splits", "test"], "invalid choice: 'test'"),
+        (["--verify", "--limit", "3"], "--limit has no effect here, only without --verify"),
+        (["--verify", "--raw_data_dir", "y"], "leave --raw_data_dir out"),
+        (["--raw_data_dir", "y", "--image_format", "PPM", "--quality", "90"], "only with --image_format JPEG"),
+        ([], "--raw_data_dir is missing"),
+    ],
+)
+def test_wrong_words_of_preprocess_imagenet_are_one_sentence(words, said, attempt):
+    done = attempt("preprocess_imagenet.py", "--local_scratch_dir", "/nowhere/x", *words)
+    assert done.status == 2
+    assert said in done.error
+    assert done.error.count("\n") == 1
+
+
+def test_preprocess_imagenet_without_a_folder_is_one_sentence(attempt):
+    done = attempt("preprocess_imagenet.py")
+    assert (done.status, done.error.count("\n")) == (2, 1)
+    assert "required: --local_scratch_dir" in done.error

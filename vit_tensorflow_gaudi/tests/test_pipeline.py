@@ -189,3 +189,11 @@ def test_other_errors_pass_through_unchanged():
 def test_subset(tmp_path):
     write_shards(tmp_path, "other", IMAGES)
     assert steps(tmp_path, 1, subset="other/other")[0][1].tolist() == permutation(COUNT, 3, 0)[:8].tolist()
+
+
+def test_bad_images_of_training_do_not_count_as_those_of_validation(broken, tmp_path):
+    """Both are listed in one file, and the smaller set's share must not be used up by the larger one's."""
+    listed = tmp_path / "bad.txt"
+    listed.write_text("".join(f"train-00000-of-00003 record {number}\tnot an image file\n" for number in range(30)))
+    evaluate(broken, 1, bad_images=listed, bad_image_ratio=0.5)
+    assert len(listed.read_text().splitlines()) > 30

@@ -37,6 +37,8 @@ def test_linear_and_exp_go_from_first_to_last():
         assert rate(7, 0) == 1.0
         assert rate(0, 4) == pytest.approx(0.0001)
     assert schedule(lr_sched="linear", epochs=5, initial_lr=1.0, final_lr=0.2)(0, 1) == pytest.approx(0.8)
+    assert schedule(lr_sched="linear", epochs=5, initial_lr=0.0, final_lr=0.2)(0, 1) == pytest.approx(0.05)
+    assert schedule(lr_sched="exp", epochs=5, initial_lr=0.0, final_lr=0.2)(0, 1) == 0
     assert schedule(lr_sched="exp", epochs=5, initial_lr=1.0, final_lr=0.0001)(0, 1) == pytest.approx(0.1)
 
 

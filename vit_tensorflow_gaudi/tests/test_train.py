@@ -47,6 +47,7 @@ def test_history_holds_every_update_and_validation(run):
 def test_config_tells_what_the_run_was(run):
     config = json.loads((run / "config.json").read_text())
     assert config["options"]["seed"] == 5
+    assert config["options"]["device"] == "CPU"
     assert config["options"]["num_classes"] == config["vit"]["num_classes"] == 10
     assert config["class_names"] == [str(number) for number in range(1, 11)]
 
@@ -58,13 +59,19 @@ def test_the_newest_and_the_best_checkpoints_are_kept(run):
     assert [path.name for path in checkpoints.listed(run / "checkpoints" / "best")] == [f"ckpt-{best['step']}"]
 
 
-def test_tensorboard_has_the_documents_tags(run):
+def summaries(logs):
+    """(folder, tag) → steps of its entries."""
     tags = {}
-    for folder in (run / "logs", run / "logs" / "eval"):
+    for folder in (logs, logs / "eval"):
         for path in folder.glob("events.*"):
             for event in tf.compat.v1.train.summary_iterator(str(path)):
                 for value in event.summary.value:
                     tags.setdefault((folder.name, value.tag), []).append(event.step)
+    return tags
+
+
+def test_tensorboard_has_the_documents_tags(run):
+    tags = summaries(run / "logs")
     assert tags["logs", "lr"] == tags["logs", "loss"] == tags["logs", "accuracy"] == [0, 1, 2]
     assert tags["eval", "loss"] == tags["eval", "accuracy"] == [0, 1, 2]
     assert tags["eval", "evaluation_accuracy_vs_iterations"] == [2, 4, 6]
@@ -88,6 +95,61 @@ def test_weights_and_last_checkpoint_agree_and_the_evaluation_repeats(run, digit
         assert done.status == 0, done.error
         assert f"accuracy {last['accuracy']:.4f}, top-5 {last['top5']:.4f} (37 samples)" in done.output
     assert not (run.parent / "unused").exists()
+
+
+def test_a_run_does_not_evaluate_with_another_number_of_heads(run, digits, attempt):
+    """Nothing in the shapes of a checkpoint tells; the numbers would be wrong."""
+    for flag in ("--evaluate_checkpoint_path", "--weights"):
+        words = tiny(digits, run.parent / "heads", flag, run)
+        words[words.index("--num_heads") + 1] = "4"
+        done = attempt("train.py", *words)
+        assert done.status == 1
+        assert "is of 2 heads, the model of 4" in done.error
+
+
+def test_a_foreign_config_is_one_sentence(tmp_path, digits, attempt):
+    """Hugging Face's models have a config.json, too."""
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    image = tmp_path / "image.png"
+    image.touch()
+    resume = tiny(digits, tmp_path, "--resume_from_checkpoint_path", tmp_path, "--weights", "none")
+    (tmp_path / "checkpoints").mkdir()
+    for suffix in (".index", ".data-00000-of-00001"):
+        (tmp_path / "checkpoints" / f"ckpt-1{suffix}").touch()
+    checkpoints._record(tmp_path / "checkpoints" / "ckpt-1")
+    for words in (["predict.py", "--checkpoint", tmp_path, image], ["train.py", *resume]):
+        done = attempt(*words)
+        assert done.status == 1
+        assert "holds a config.json that is not of this program: give a run folder" in done.error
+
+
+def test_without_a_device_the_record_names_the_one_that_was_found(digits, tmp_path, attempt):
+    words = tiny(digits, tmp_path / "run", "--dry_run")
+    at = words.index("--device")
+    found = attempt("train.py", *words[:at], *words[at + 2 :])
+    device = json.loads((tmp_path / "run" / "config.json").read_text())["options"]["device"]
+    assert f"device: {device} (" in found.output
+
+
+def test_summaries_come_when_asked_for_whatever_the_reports(digits, tmp_path, attempt):
+    flags = ["--epochs", 1, "--steps_per_epoch", 12, "--save_summary_steps", 4, "--validation_steps", 0]
+    words = tiny(digits, tmp_path / "run", *flags)
+    words[words.index("--log_every") + 1] = "5"
+    done = attempt("train.py", *words)
+    assert done.status == 0, done.error
+    assert summaries(tmp_path / "run" / "logs")["logs", "batch_loss"] == [4, 8, 12]
+    assert [r["step"] for r in measured(tmp_path / "run")] == [5, 6]
+    assert done.output.count("Step ") == 2
+
+
+def test_summaries_of_a_resumed_run_count_from_where_it_goes_on(tmp_path):
+    import callbacks
+
+    written = callbacks.TensorBoardScalars(tmp_path, start=8, every=8, options={})
+    for batch in (9, 15):
+        written.on_train_batch_end(batch, {"update": 1, "loss": 0.5})
+    written.on_train_end()
+    assert summaries(tmp_path)[tmp_path.name, "global_step/sec"] == [16]
 
 
 def test_a_run_folder_is_not_mixed_with_an_earlier_run(run, digits, attempt):
@@ -116,6 +178,27 @@ def test_a_folder_in_use_is_locked(digits, tmp_path, attempt):
     assert "is in use" in done.error
 
 
+def test_a_dry_run_leaves_an_earlier_run_alone(digits, tmp_path, attempt):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    assert attempt("train.py", *tiny(digits, folder, "--dry_run", "--overwrite")).status == 2
+    assert (folder / "checkpoints").is_dir()
+
+
+def test_only_the_shards_that_are_read_have_to_be_there(run, digits, tmp_path, attempt):
+    (tmp_path / "validation").symlink_to(digits / "validation")
+    flags = ["--evaluate_checkpoint_path", run]
+    assert "has no shards like train/train" in attempt("train.py", *tiny(tmp_path, tmp_path / "u", *flags)).error
+    names = [str(number) for number in range(10)]
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"classes": names}))
+    done = attempt("train.py", *tiny(tmp_path, tmp_path / "u", *flags))
+    assert done.status == 0, done.error
+    (tmp_path / "train").symlink_to(digits / "train")
+    (tmp_path / "validation").unlink()
+    done = attempt("train.py", *tiny(tmp_path, tmp_path / "new", "--steps_per_epoch", 1, "--validation_steps", 0))
+    assert done.status == 0, done.error
+
+
 def test_dry_run_prints_and_saves_the_numbers_only(digits, tmp_path, attempt, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = tiny(digits, tmp_path / "run", "--dry_run")
@@ -142,12 +225,14 @@ def test_without_output_runs_are_numbered(digits, tmp_path, attempt, monkeypatch
     ("flags", "status", "said"),
     [
         (["--dataset", "/nowhere"], 1, "/nowhere does not exist"),
+        (["--dataset", __file__], 1, "test_train.py does not exist"),
         (["--num_classes", 3], 2, "--num_classes 3 is less than the 10 classes"),
         (["--image_size", 20], 2, "image size 20 is not a multiple of the patch size 8"),
         (["--weights", "none.npz"], 1, "none.npz"),
         (["--resume_from_checkpoint_path", "/nowhere"], 1, "there is no checkpoint /nowhere"),
         (["--evaluate_checkpoint_path", "/nowhere"], 1, "there is no checkpoint /nowhere"),
         (["--train_subset", "train/x"], 1, "train/x"),
+        (["--epochs", 2, "--steps_per_epoch", 5, "--profile", "12,15"], 2, "after the run's last micro-step, 10"),
     ],
 )
 def test_mistakes_are_one_sentence(digits, tmp_path, attempt, flags, status, said):

@@ -74,10 +74,16 @@ def report_head():
     return ["head/kernel", "head/bias"]
 
 
-def test_a_representation_that_the_file_lacks_stays_random_and_one_it_has_is_reported(npz, tmp_path):
-    assert weights.load_npz(small(representation=True), npz).fresh == ["pre_logits/kernel", "pre_logits/bias"]
+def test_a_new_head_may_stand_on_a_representation_or_not_but_a_loaded_one_needs_its_own(npz, tmp_path):
+    names = ["pre_logits/kernel", "pre_logits/bias"]
+    assert weights.load_npz(small(representation=True), npz, new_head=True).fresh == [*names, *report_head()]
     np.savez(tmp_path / "more.npz", **random_arrays(tokens=5, representation=True))
-    assert weights.load_npz(small(), tmp_path / "more.npz").unused == ["pre_logits/bias", "pre_logits/kernel"]
+    report = weights.load_npz(small(), tmp_path / "more.npz", new_head=True)
+    assert report.unused == sorted([*names, *report_head()])
+    with pytest.raises(UserError, match="lacks pre_logits, which the model has"):
+        weights.load_npz(small(representation=True), npz)
+    with pytest.raises(UserError, match="has pre_logits before its head"):
+        weights.load_npz(small(), tmp_path / "more.npz")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +93,7 @@ def test_a_representation_that_the_file_lacks_stays_random_and_one_it_has_is_rep
         ({"depth": 3}, "has 2 encoder blocks, the model 3"),
         ({"mlp_width": 64}, "of 32×48, the model of 32×64"),
         ({"width": 16}, "the model of"),
+        ({"heads": 4}, "is of 2 heads, the model of 4"),
     ],
 )
 def test_a_file_that_does_not_fit_changes_nothing(npz, model, said):
