@@ -5,6 +5,8 @@ APPS := vit_pytorch_ipu mae_pytorch_ipu swin_pytorch_ipu vit_pytorch_gaudi vit_t
 PROJECTS := ci common remap_custom_op poptorch_host $(APPS)
 
 DEMOS := vit mae swin gaudi keras
+CACHES := __pycache__ .mypy_cache .ruff_cache .pytest_cache
+YOURS := \( -name data -o -name output -o -name .git \) -prune -o
 
 .PHONY: help setup demo test faults lint copies bench clean $(addprefix demo-,$(DEMOS)) $(addprefix test-,$(PROJECTS))
 
@@ -39,7 +41,6 @@ copies:         ## renew what apps share, such as run/, from its source
 bench: setup    ## each app's training step beside its peers, poptorch_host's overhead, the input pipelines
 	@$(TORCH) -m benchmarks
 
-clean:          ## remove environments, caches and what the demo wrote
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache $(APPS:%=%/data) $(APPS:%=%/output) remap_custom_op/build demo
-	find . -name __pycache__ -prune -exec rm -rf {} +
-	find . -name '*.egg-info' -prune -exec rm -rf {} +
+clean:          ## remove environments, caches and what the demo wrote; data sets and runs of yours stay
+	rm -rf .venv build remap_custom_op/build demo $(APPS:%=%/data/digits) $(APPS:%=%/data/digits_records)
+	find . $(YOURS) -type d \( $(CACHES:%=-name '%' -o) -name '*.egg-info' \) -prune -exec rm -rf {} +

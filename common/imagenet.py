@@ -182,14 +182,22 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("path", type=Path)
     two.add_argument("--format", choices=(*sample.WRITERS, "all"), default="folders", help="(default: %(default)s)")
     two.add_argument("--size", type=_positive, default=32, help="pixels per side, 8 to 1024 (default: %(default)s)")
-    two.add_argument("--seed", type=int, default=0, help="of the train/validation split (default: %(default)s)")
+    two.add_argument("--seed", type=_seed, default=0, help="of the train/validation split (default: %(default)s)")
     return parser
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return _number(text, 1, "no positive whole number")
+
+
+def _seed(text: str) -> int:
+    return _number(text, 0, "no whole number from 0 to 4294967295", 2**32 - 1)
+
+
+def _number(text: str, least: int, wrong: str, most: Optional[int] = None) -> int:
+    number = int(text) if text.isdecimal() else -1
+    if number < least or (most is not None and number > most):
+        raise argparse.ArgumentTypeError(f"{text} is {wrong}")
     return number
 
 
@@ -212,6 +220,10 @@ def _sample(options: argparse.Namespace) -> int:
         written = sample.write_sample(options.path, format=options.format, size=options.size, seed=options.seed)
     except sample.SampleError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        remedy = "choose another folder, or give yourself the permission and the space."
+        print(f"{options.path} cannot be written ({error.strerror or error}): {remedy}", file=sys.stderr)
         return 1
     for path in written:
         print(path)

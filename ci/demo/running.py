@@ -143,26 +143,27 @@ def run_all(runs: Sequence[AppRun], show: Callable[[Sequence[AppRun]], None], sl
         show: called some times per second.
         slots: processes that may compute at the same time.
     """
-    free, waiting = slots, list(runs)
+    waiting = list(runs)
     active: List[AppRun] = []
     try:
         while waiting or active:
-            for run in list(waiting):
-                needed = min(run.app.processes, slots)
-                if needed <= free:
-                    free -= needed
-                    waiting.remove(run)
-                    active.append(run)
-                    run.start()
-            for run in list(active):
-                if run.look():
-                    free += min(run.app.processes, slots)
-                    active.remove(run)
+            start_what_fits(waiting, active, slots)
+            active[:] = [run for run in active if not run.look()]
             show(runs)
             time.sleep(TICK)
     except BaseException:
         stop(active)
         raise
+
+
+def start_what_fits(waiting: List[AppRun], active: List[AppRun], slots: int) -> None:
+    """Start those waiting for which there is room beside the active ones, and move them there."""
+    for run in list(waiting):
+        # Who wants more processes than there are slots takes them all.
+        if sum(min(one.app.processes, slots) for one in [*active, run]) <= slots:
+            waiting.remove(run)
+            active.append(run)
+            run.start()
 
 
 def stop(runs: Sequence[AppRun]) -> None:

@@ -120,11 +120,8 @@ class Bench:
                 done = self.server("torch").start(["-m", "common.imagenet", "sample", digits], ROOT).wait()
                 if done.status != 0:
                     raise BrokenError(f"the sample data can't be written: {done}")
-                for split, count in (("train", TRAIN_EACH), ("validation", VALIDATION_EACH)):
-                    for place in sorted((digits / split).iterdir()):
-                        (folder / split / place.name).mkdir(parents=True)
-                        for image in sorted(place.iterdir())[:count]:
-                            shutil.copy(image, folder / split / place.name)
+                copy_some(digits / "train", folder / "train", TRAIN_EACH)
+                copy_some(digits / "validation", folder / "validation", VALIDATION_EACH)
             return folder
 
     def records(self, tree: Path) -> Path:
@@ -136,6 +133,14 @@ class Bench:
                 if done.status != 0:
                     raise BrokenError(f"no shards can be made: {done}")
             return folder
+
+
+def copy_some(classes: Path, target: Path, count: int) -> None:
+    """The first `count` images of each class folder."""
+    for place in sorted(classes.iterdir()):
+        (target / place.name).mkdir(parents=True)
+        for image in sorted(place.iterdir())[:count]:
+            shutil.copy(image, target / place.name)
 
 
 def shards(raw: Path, target: Path, *more: object) -> List[object]:

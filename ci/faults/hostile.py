@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -166,21 +167,21 @@ def archives(bench: Bench, app: App) -> List[Figure]:
     if app.name not in makers:
         return [figure]
     tricks = ["none", "parent", "absolute", "symlink", *([] if bench.short else ["link", "fifo"])]
-    for kind in {VIT: ["cifar10"], GAUDI: ["cifar10", "cifar100"], SWIN: ["zip"], KERAS: ["ilsvrc"]}[app.name]:
-        for trick in tricks:
-            folder = bench.new(app)
-            outside = folder.with_name("outside")
-            outside.mkdir(parents=True)
-            (outside / "secret").write_text("unchanged")
-            done = makers[app.name](bench, app, folder, _Trick(trick, outside), kind)
-            if trick == "none":
-                if done.status != 0:
-                    raise BrokenError(f"an honest archive is not taken: {done}")
-                continue
-            got_out = bool(list(folder.parent.rglob("escaped*"))) or os.listdir(outside) != ["secret"]
-            got_out = got_out or (outside / "secret").read_text() != "unchanged"
-            answered = done.status == 0 or done.sentence
-            figure.count(answered and not got_out, f"{trick} in {kind}: {'it got out; ' if got_out else ''}{done}")
+    kinds = {VIT: ["cifar10"], GAUDI: ["cifar10", "cifar100"], SWIN: ["zip"], KERAS: ["ilsvrc"]}[app.name]
+    for kind, trick in itertools.product(kinds, tricks):
+        folder = bench.new(app)
+        outside = folder.with_name("outside")
+        outside.mkdir(parents=True)
+        (outside / "secret").write_text("unchanged")
+        done = makers[app.name](bench, app, folder, _Trick(trick, outside), kind)
+        if trick == "none" and done.status != 0:
+            raise BrokenError(f"an honest archive is not taken: {done}")
+        if trick == "none":
+            continue
+        got_out = bool(list(folder.parent.rglob("escaped*"))) or os.listdir(outside) != ["secret"]
+        got_out = got_out or (outside / "secret").read_text() != "unchanged"
+        answered = done.status == 0 or done.sentence
+        figure.count(answered and not got_out, f"{trick} in {kind}: {'it got out; ' if got_out else ''}{done}")
     return [figure]
 
 
@@ -264,13 +265,18 @@ def _zip(bench: Bench, app: App, folder: Path, trick: _Trick, _kind: str) -> Fin
         with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
             for path in sorted((bench.tree() / split).rglob("*.JPEG")):
                 archive.write(path, path.relative_to(bench.tree() / split))
-            for member, content in {m.name: (m, c) for m, c in trick.members("digit_0", ".JPEG")}.values():
-                info = zipfile.ZipInfo(member.name)
-                if member.type == tarfile.SYMTYPE:
-                    info.create_system, info.external_attr, content = 3, 0o120777 << 16, member.linkname.encode()
-                archive.writestr(info, content)
+            _add_to_zip(archive, trick.members("digit_0", ".JPEG"))
     words = app.train(folder, folder.with_name("out"), *app.length, app.workers, 0, "--bad-image-ratio", 1)
     return bench.run(app, words)
+
+
+def _add_to_zip(archive: zipfile.ZipFile, members: List[Tuple[tarfile.TarInfo, bytes]]) -> None:
+    """What tar members are in a zip archive, the last of each name; symbolic links as Unix writes them."""
+    for member, content in {member.name: (member, content) for member, content in members}.values():
+        info = zipfile.ZipInfo(member.name)
+        if member.type == tarfile.SYMTYPE:
+            info.create_system, info.external_attr, content = 3, 0o120777 << 16, member.linkname.encode()
+        archive.writestr(info, content)
 
 
 def _ilsvrc(bench: Bench, app: App, folder: Path, trick: _Trick, _kind: str) -> Finished:

@@ -1,4 +1,6 @@
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +119,29 @@ def test_the_driver_fails_when_a_test_fails(tmp_path):
     test.write_text("import nothing_of_that_name\n")
     broken = subprocess.run(command, capture_output=True, text=True)
     assert broken.returncode == 1
+
+
+def test_clean_leaves_data_sets_and_runs(tmp_path):
+    shutil.copy(CI.parent / "Makefile", tmp_path)
+    mine = [
+        "vit_pytorch_ipu/data/imagenet1k/train/n01440764/a.JPEG",
+        "vit_pytorch_ipu/data/__pycache__/a.JPEG",
+        "vit_pytorch_ipu/output/b16_imagenet1k/checkpoints/step-100/manifest.json",
+        "vit_tensorflow_gaudi/data/tf_records/train/train-00000-of-01024",
+    ]
+    made = [
+        ".venv/torch/stamp",
+        "demo/report.html",
+        "vit_pytorch_ipu/.mypy_cache/a",
+        "vit_pytorch_ipu/run/__pycache__/a.pyc",
+        "vit_pytorch_ipu/data/digits/a",
+        "vit_tensorflow_gaudi/data/digits_records/train/a",
+        "vit_training_apps_common.egg-info/PKG-INFO",
+    ]
+    for name in [*mine, *made]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    variables = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    subprocess.run(["make", "clean"], cwd=tmp_path, env=variables, check=True, capture_output=True)
+    assert [name for name in mine if not (tmp_path / name).exists()] == []
+    assert [name for name in made if (tmp_path / name).exists()] == []

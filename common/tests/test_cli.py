@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 
 def test_good_folder(folder, cli):
     root = folder.good()
@@ -48,11 +50,19 @@ def test_layout_and_full(folder, cli):
 
 def test_usage(cli, tmp_path):
     lines = ["", "check", "chekc x", "check x --layout zip", "check x --workers 0", "sample x --size big",
-             "sample x --format zip"]  # fmt: skip
+             "sample x --format zip", "sample x --seed -1", "sample x --seed 4294967296"]  # fmt: skip
     for arguments in map(str.split, lines):
         result = cli(*arguments)
         assert (result.returncode, result.stdout) == (2, ""), arguments
         assert "usage: python -m common.imagenet" in result.stderr
+
+
+def test_a_sample_that_cannot_be_written_is_one_sentence(cli, tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "digits", "/proc/digits"):  # not even root writes there
+        result = cli("sample", place)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert re.fullmatch(rf"{place} cannot be written \(.+\): choose another folder, or .+\.\n", result.stderr)
 
 
 def test_sample_then_check(cli, tmp_path):
