@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch import nn
 import poptorch_host as poptorch
 from poptorch_host import MeanReductionStrategy, OutputMode, ReductionType
 from poptorch_host.distributed import _buckets, _initialise, _store, add_up, device_for, join
+from poptorch_host.errors import Error
 from poptorch_host.launcher import World
 
 DI, GA, R, MB, CALLS = 2, 2, 4, 3, 2
@@ -219,6 +221,21 @@ def test_the_device_can_be_chosen(monkeypatch):
     assert device_for(World(5, 8, 5)) == torch.device("cuda", 5)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # each process sees its own only
     assert device_for(World(5, 8, 5)) == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "gpus", "said"),
+    [
+        ("gpu", 1, "is 'gpu': use cpu, cuda or cuda:N"),
+        ("cuda", 0, "is 'cuda' and torch finds 0 GPUs: check nvidia-smi, or use cpu"),
+        ("cuda:1", 1, "is 'cuda:1' and torch finds 1 GPU: check"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told(monkeypatch, chosen, gpus, said):
+    monkeypatch.setenv("POPTORCH_HOST_DEVICE", chosen)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(Error, match=re.escape(said)):
+        device_for(World(0, 1))
 
 
 def die(process):

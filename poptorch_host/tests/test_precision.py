@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import poptorch_host as poptorch
+from poptorch_host.errors import Error
 from poptorch_host.precision import numerics, round_to_half
 
 
@@ -48,7 +49,7 @@ def test_numerics_names(monkeypatch):
     monkeypatch.delenv("POPTORCH_HOST_NUMERICS", raising=False)
     assert numerics() == "fast"
     monkeypatch.setenv("POPTORCH_HOST_NUMERICS", "exactly")
-    with pytest.raises(ValueError, match="exactly"):
+    with pytest.raises(Error, match="is 'exactly': use fast or exact"):
         numerics()
 
 

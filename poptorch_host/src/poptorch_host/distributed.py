@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from poptorch_host.errors import Error
+from poptorch_host.errors import Error, SettingError
 from poptorch_host.launcher import World
 from poptorch_host.logs import logger
 
@@ -28,12 +28,24 @@ _PATIENCE = 20.0  # seconds
 
 
 def device_for(world: World) -> torch.device:
-    """Return where this process computes: POPTORCH_HOST_DEVICE, else CUDA where there is one; by the local id."""
+    """Return where this process computes: POPTORCH_HOST_DEVICE, else CUDA where there is one; by the local id.
+
+    Raises SettingError if the variable names no device, or a GPU that torch does not find.
+    """
     chosen = os.environ.get("POPTORCH_HOST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(chosen)
-    if device.type == "cuda" and device.index is None:
+    try:
+        device = torch.device(chosen)
+    except RuntimeError as error:
+        raise SettingError(f"POPTORCH_HOST_DEVICE is {chosen!r}: use cpu, cuda or cuda:N") from error
+    if device.type != "cuda":
+        return device
+    gpus = torch.cuda.device_count()
+    if (device.index or 0) >= gpus:
+        found = f"{gpus} GPU{'' if gpus == 1 else 's'}"
+        raise SettingError(f"POPTORCH_HOST_DEVICE is {chosen!r} and torch finds {found}: check nvidia-smi, or use cpu")
+    if device.index is None:
         index = world.local_id if world.num_processes > 1 else torch.cuda.current_device()
-        return torch.device("cuda", index % max(torch.cuda.device_count(), 1))  # a launcher may show each its own only
+        return torch.device("cuda", index % gpus)  # a launcher may show each its own only
     return device
 
 

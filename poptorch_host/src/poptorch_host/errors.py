@@ -19,6 +19,10 @@ class Error(Exception):
         return self.message
 
 
+class SettingError(Error, ValueError):
+    """An environment variable of this package that has no meaning here; the message is one sentence with its remedy."""
+
+
 class RecoverableError(Error):
     """A run that can be repeated after `recovery_action`, e.g. "IPU_RESET". A host raises none by itself."""
 

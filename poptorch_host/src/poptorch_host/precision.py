@@ -13,6 +13,8 @@ import os
 import torch
 from torch import Tensor, nn
 
+from poptorch_host.errors import SettingError
+
 _INT_STEP = 1 << 13  # float32 keeps 23 bits of mantissa, float16 ten: the 13 in between are rounded away
 _HALF_TINY = 2.0**-14  # smallest normal float16; below it the spacing is constant
 _HALF_SPACING = 2.0**-24
@@ -21,10 +23,10 @@ _BOUNDARY = {torch.float64: torch.float32, torch.bfloat16: torch.float32}
 
 
 def numerics() -> str:
-    """Return "fast" or "exact", from POPTORCH_HOST_NUMERICS; ValueError for anything else."""
+    """Return "fast" or "exact", from POPTORCH_HOST_NUMERICS; SettingError for anything else."""
     chosen = os.environ.get("POPTORCH_HOST_NUMERICS") or "fast"
     if chosen not in ("fast", "exact"):
-        raise ValueError(f"POPTORCH_HOST_NUMERICS is {chosen!r}: use fast or exact")
+        raise SettingError(f"POPTORCH_HOST_NUMERICS is {chosen!r}: use fast or exact")
     return chosen
 
 
