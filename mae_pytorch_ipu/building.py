@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Union
 
 import torch
 
-from checkpoint import Loaded, load_model
+from checkpoint import Loaded, load_model, locate
 from ipu_options import create_program
 from models import MaskedAutoencoder, VisionTransformer, create_model
 from options import FinetuneOptions, LinprobeOptions, PretrainOptions, ValidationOptions
@@ -61,7 +61,8 @@ def build_classifier(
     kind: Dict[str, Any] = {"linear_probe": probes}
     if isinstance(options, FinetuneOptions):
         kind["drop_path"] = options.drop_path
-    source = str(resumed) if resumed else options.finetune
+    place = resumed or (locate(options.finetune) if options.finetune else None)
+    source = str(place) if place else ""
     gelu = options.gelu_type or (gelu_of(source) if source else "erf")
     try:
         model = create_model(

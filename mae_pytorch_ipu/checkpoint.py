@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Union
-
-import torch
 
 from models import PRETRAINING, SIZES, Model, create_model
 from preparation import Preparation, read_preparation
@@ -75,8 +72,3 @@ def load_model(
     if model.config.in_channels != 3 or len(preparation.mean) != 3:
         raise UserError(f"{place} wants images of {model.config.in_channels} channels, and image files have 3")
     return Loaded(model, preparation, place, load_weights(model, place))
-
-
-def device() -> torch.device:
-    """Where to compute: what POPTORCH_HOST_DEVICE says, else a GPU if there is one."""
-    return torch.device(os.environ.get("POPTORCH_HOST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -90,7 +90,7 @@ class Finetuning(Training):
                 "mixing pairs samples, and a process's share of an update is %d of them: make it an even number" % share
             )
         optimizer, saving = finetuning_optimizer(self.network, options), saving_of(options, recipe, folder)
-        same = identity(options, MAY_CHANGE)
+        same = identity(options, MAY_CHANGE, classes)
         super().__init__(program, training_options(options), recipe, model, optimizer, saving, same)
 
     def learning_rate(self, step: int) -> float:

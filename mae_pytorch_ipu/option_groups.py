@@ -96,7 +96,7 @@ class TrainingOptions(CommonOptions):
     gradient_accumulation_count: int = option(128, "micro-batches of one replica per update", minimum=1)
     replica: int = option(1, "replicas in all; several processes share them", minimum=1)
     epochs: int = option(1, "passes over the data", minimum=1)
-    seed: int = option(0, "seed of everything random", minimum=0)
+    seed: int = option(0, "seed of everything random", minimum=0, maximum=2**64 - 1)
     weight_decay: float = option(0.05, "not on biases and LayerNorm", minimum=0)
     lr: Optional[float] = option(None, "peak learning rate; none takes blr × global batch / 256", minimum=0)
     blr: float = option(1e-3, "peak learning rate per 256 samples of the global batch", minimum=0, only=SCALED)
@@ -128,9 +128,13 @@ class CheckpointOptions(RunOptions):
 class IpuOptions(CommonOptions):
     """IPU (kept and checked on a host, without effect on its results)."""
 
-    pipeline: List[int] = option([], "encoder layers on each IPU; empty spreads them evenly over --ipus, or 4")
+    pipeline: List[int] = option(
+        [], "encoder layers on each IPU; empty spreads them evenly over --ipus, or 4", minimum=0
+    )
     ipus: Optional[int] = option(None, "IPUs of one pipeline; must be as many as the pipeline names", minimum=1)
-    memory_proportion: List[float] = option([0.15], "share of memory for matmuls, one for all or one per IPU")
+    memory_proportion: List[float] = option(
+        [0.15], "share of memory for matmuls, one for all or one per IPU", positive=True, maximum=1
+    )
     executable_cache_dir: str = option("./cachedir", "folder of compiled executables; empty for none")
 
 

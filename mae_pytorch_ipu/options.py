@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Dict, List, Optional, Union
 
 from models import PRETRAINING
@@ -23,6 +24,7 @@ from preparation import EVAL_RESIZES
 from run.errors import UsageError
 from run.option_values import Only
 from run.options import option
+from run.origin import keep_weights
 
 REMAP = Only("with --remap", lambda given: given.remap is not False)
 
@@ -48,6 +50,7 @@ class PretrainOptions(
     pipeline: List[int] = option(
         [3, 3, 3, 3, 2, 2, 2, 2],
         "layers on each IPU: of the encoder, then, from the first IPU on again, of the decoder",
+        minimum=0,
     )
     rts: bool = option(False, "shard the optimizer's state over replicas")
     mask_on_host: Optional[bool] = option(
@@ -91,6 +94,11 @@ class FinetuneOptions(
     clip_grad: float = option(0.0, "largest norm of the whole gradient; 0 for no limit", minimum=0)
     rts: bool = option(True, "shard the optimizer's state over replicas")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overwrite:
+            keep_weights(self.finetune, Path(self.output))
+
 
 @dataclass(frozen=True)
 class LinprobeOptions(
@@ -114,6 +122,8 @@ class LinprobeOptions(
         super().__post_init__()
         if self.cls_token and self.global_pool:
             raise UsageError("--cls_token and --global_pool name two features: give one of them")
+        if self.overwrite:
+            keep_weights(self.finetune, Path(self.output))
 
 
 @dataclass(frozen=True)

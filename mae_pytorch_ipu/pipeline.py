@@ -34,8 +34,8 @@ def place_autoencoder(model: MaskedAutoencoder, layers: Sequence[int]) -> None:
     ipus = len(layers) // 2
     encoder, decoder = layers[:ipus], layers[ipus:]
     _place(model.blocks, encoder, "encoder")
-    poptorch.BeginBlock(model.decoder_embed, "decoder_embed", ipu_id=ipu_of_layers(decoder)[0])
     _place(model.decoder_blocks, decoder, "decoder")
+    poptorch.BeginBlock(model.decoder_embed, "decoder_embed", ipu_id=ipu_of_layers(decoder)[0])
     poptorch.BeginBlock(model.decoder_norm, "prediction", ipu_id=ipu_of_layers(decoder)[-1])
 
 

@@ -13,8 +13,9 @@ from typing import Any, Dict, List, Optional, Sequence, cast
 
 import torch
 
-from checkpoint import Loaded, device, load_model
+from checkpoint import Loaded, load_model
 from image_files import find_images, picture_paths, prepared
+from ipu import host
 from models import VisionTransformer
 from prediction_options import PredictionOptions
 from ranking import table, top
@@ -50,11 +51,12 @@ def predict(
     options: PredictionOptions, loaded: Loaded, paths: List[Path], pictures: Dict[Path, Path], bad: Dict[str, str]
 ) -> List[Dict[str, Any]]:
     """A record for each readable image, printed as it comes unless as JSON; the unreadable go to `bad`."""
-    model, preparation = cast(VisionTransformer, loaded.model).to(device()), loaded.preparation
+    device = host.device()
+    model, preparation = cast(VisionTransformer, loaded.model).to(device), loaded.preparation
     labels = read_class_names(loaded.place) or [f"LABEL_{index}" for index in range(model.config.num_classes)]
     records: List[Dict[str, Any]] = []
     for names, pixels in prepared(paths, preparation, options.micro_batch_size, bad):
-        images = preparation.normalise(pixels).to(device())
+        images = preparation.normalise(pixels).to(device)
         with torch.inference_mode():
             ranked = top(model(images), labels)
         for index, (path, best) in enumerate(zip(names, ranked)):

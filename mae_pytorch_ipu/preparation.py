@@ -71,7 +71,8 @@ class Preparation:
 
 def resize_bicubic(image: Tensor, size: Tuple[int, int]) -> Tensor:
     """(c, H, W) uint8 -> (c, *size) uint8, bicubic with antialiasing."""
-    batch = image[None].contiguous(memory_format=torch.channels_last)  # as decoders lay pixels out
+    # The 8-bit kernel wants the channels innermost, as decoders lay pixels out; image[None] has strides that hide it.
+    batch = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
     if _HAS_UINT8_RESIZE:
         return F.interpolate(batch, size, mode="bicubic", antialias=True)[0]
     floats = F.interpolate(batch.to(torch.float32), size, mode="bicubic", antialias=True)
@@ -89,7 +90,8 @@ def read_preparation(config: Mapping[str, Any], size: int, eval_resize: Optional
     Raises:
         UserError: mean or std are no lists of numbers.
     """
-    crops = config.get("do_center_crop", not config) or "shortest_edge" in (config.get("size") or ())
+    size_of = config.get("size")  # in older files, as those of facebook/vit-mae-*, a single number: of a square
+    crops = config.get("do_center_crop", not config) or (isinstance(size_of, dict) and "shortest_edge" in size_of)
     written = config.get("eval_resize") or ("crop" if crops else "direct")
     if not config.get("do_normalize", True):
         config = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}

@@ -81,7 +81,7 @@ class Probing(Training):
         self.options, self.network, self.classes = options, network, classes
         self.head = cast(nn.Sequential, network.head)
         optimizer = LARS(self.head.parameters(), lr=0.0, weight_decay=options.weight_decay)
-        same, saving = identity(options, MAY_CHANGE), saving_of(options, recipe, folder)
+        same, saving = identity(options, MAY_CHANGE, classes), saving_of(options, recipe, folder)
         super().__init__(program, training_options(options), recipe, network, optimizer, saving, same)
 
     def new_executor(self) -> HeadTrainer:

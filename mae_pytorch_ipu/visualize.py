@@ -14,9 +14,10 @@ from typing import Dict, NamedTuple, Optional, Sequence, cast
 import torch
 from torch import Tensor
 
-from checkpoint import device, load_model
+from checkpoint import load_model
 from dataset.transforms import sample_generator
 from image_files import find_images, picture_paths, prepared
+from ipu import host
 from models import MaskedAutoencoder
 from models.mae import patch_statistics
 from models.masking import draw_noise
@@ -57,7 +58,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         mask_ratio=options.mask_ratio,
         norm_pix_loss=options.norm_pix_loss,
     )
-    model = cast(MaskedAutoencoder, loaded.model).to(device())
+    model = cast(MaskedAutoencoder, loaded.model).to(host.device())
     print(f"{loaded.report}\nimages: {loaded.preparation}", file=sys.stderr, flush=True)
     if model.config.norm_pix_loss:
         print(f"the decoder predicts normalised pixels: {NORMALISED}", file=sys.stderr, flush=True)
@@ -70,13 +71,14 @@ def visualize(
     options: VisualisationOptions, model: MaskedAutoencoder, preparation: Preparation, pictures: Dict[Path, Path]
 ) -> Dict[str, str]:
     """Write the pictures; returns images that can't be read with the reason. A mask depends on the seed alone."""
+    device = next(model.parameters()).device
     bad: Dict[str, str] = {}
     order = {path: index for index, path in enumerate(pictures)}
     for names, pixels in prepared(pictures, preparation, options.micro_batch_size, bad):
         generators = [sample_generator(options.seed, 0, order[name]) for name in names]
         noise = torch.cat([draw_noise(1, model.config.patches, generator=one) for one in generators])
-        images = preparation.normalise(pixels).to(device())
-        found = reconstruct(model, images, noise.to(device()))
+        images = preparation.normalise(pixels).to(device)
+        found = reconstruct(model, images, noise.to(device))
         panels = make_panels(pixels, found, model, preparation)
         for index, name in enumerate(names):
             loss = float(found.loss[index])

@@ -42,8 +42,8 @@ def create_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Opt
         return poptorch.optim.SGD(
             groups, momentum=options.momentum, use_combined_accum=False, velocity_accum_type=first, **common
         )
-    if len(options.betas) != 2:
-        raise UsageError("--betas takes two numbers, such as 0.9 0.999, not %s" % options.betas)
+    if len(options.betas) != 2 or max(options.betas) >= 1:
+        raise UsageError("--betas takes two numbers below 1, such as 0.9 0.999, not %s" % options.betas)
     first_decay, second_decay = options.betas
     if options.clip_grad:
         common["max_grad_norm"] = options.clip_grad

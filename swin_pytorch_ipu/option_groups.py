@@ -151,7 +151,9 @@ class AugmentationOptions(CommonOptions):
 class TrainingOptions(CommonOptions):
     """Training."""
 
-    pretrained_model: str = option("", "weights to start from: file, run folder or hub name; empty for random ones")
+    pretrained_model: str = option(
+        "", "weights to start from: file, run folder (its best) or hub name; empty for random ones"
+    )
     new_head: Optional[bool] = option(
         None, "start with a fresh head; none does so where the file's classes are others", only=PRETRAINED
     )
@@ -159,7 +161,7 @@ class TrainingOptions(CommonOptions):
     training_steps: int = option(0, "host steps after which the run ends before its epochs do; 0 for none", minimum=0)
     gradient_accumulation_steps: int = option(8, "micro-batches of a replica per update", minimum=1, aliases=("ga",))
     replicas: int = option(1, "replicas in all; several processes share them", minimum=1, aliases=("num_localreplica",))
-    seed: int = option(0, "seed of everything random", minimum=0)
+    seed: int = option(0, "seed of everything random", minimum=0, maximum=2**64 - 1)
     drop_path_rate: float = option(0.1, "stochastic depth of the last block, rising from 0", minimum=0, maximum=1)
     drop_rate: float = option(0.0, "dropout of activations", minimum=0, maximum=1)
     attn_drop_rate: float = option(0.0, "dropout of attention weights", minimum=0, maximum=1)

@@ -21,6 +21,7 @@ from option_groups import (
 from run.errors import UsageError
 from run.option_values import Only, fields_of
 from run.options import option, parse
+from run.origin import keep_weights
 
 CONFIGS = Path(__file__).resolve().parent / "configs.yml"
 TRAINING, VALIDATION = "train_swin.py", "validate.py"
@@ -44,6 +45,11 @@ class TrainOptions(
 
     config: str = option(help=_CONFIG, aliases=("cfg",))
     output: str = option("output/{config}", "run folder", aliases=("checkpoint_output_dir",))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overwrite:
+            keep_weights(self.pretrained_model, Path(self.output))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Runs in plain torch, also beside an IPU, where compiling takes longer. For a who
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -17,6 +16,7 @@ from activation import class_activation, draw_activation
 from classifier import Classifier, load_classifier
 from export import export
 from image_files import find_images, picture_paths, prepared
+from ipu import host
 from prediction_options import PredictionOptions
 from ranking import table, top
 from run.errors import UserError, entry_point
@@ -53,7 +53,7 @@ def predict(
     bad: Dict[str, str],
 ) -> List[Dict[str, Any]]:
     """A record for each readable image, printed as it comes unless as JSON; the unreadable go to `bad`."""
-    device = os.environ.get("POPTORCH_HOST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = host.device()
     model, preparation, records = classifier.model.to(device), classifier.preparation, []
     for names, pixels in prepared(paths, preparation, options.micro_batch_size, bad):
         images = preparation.normalise(pixels).to(device)

@@ -62,7 +62,7 @@ def covered(size: Tuple[int, int]) -> Tuple[int, int]:
 
 def resize_bicubic(image: Tensor, size: Tuple[int, int]) -> Tensor:
     """(c, H, W) uint8 -> (c, *size) uint8, bicubic with antialiasing."""
-    batch = image[None].contiguous(memory_format=torch.channels_last)  # as decoders lay pixels out
+    batch = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)  # image[None] has strides that hide it
     if _HAS_UINT8_RESIZE:
         return F.interpolate(batch, size, mode="bicubic", antialias=True)[0]
     floats = F.interpolate(batch.to(torch.float32), size, mode="bicubic", antialias=True)
@@ -83,7 +83,8 @@ def read_preparation(config: Dict[str, Any], size: Tuple[int, int], eval_resize:
     `eval_resize`, if given, wins; where nothing says, it is "crop". Mean and std are ImageNet's where the file names
     none.
     """
-    crops = config.get("do_center_crop", not config) or "shortest_edge" in (config.get("size") or ())
+    stated = config.get("size")  # a plain number in older files, microsoft/swin-tiny-patch4-window7-224's among them
+    crops = config.get("do_center_crop", not config) or (isinstance(stated, dict) and "shortest_edge" in stated)
     if not config.get("do_normalize", True):
         config = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
     mean = tuple(config.get("image_mean") or IMAGENET_MEAN)

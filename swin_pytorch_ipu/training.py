@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -26,7 +27,7 @@ from models.supervised import Supervised
 from optimization import create_optimizer, learning_rate
 from options import MAY_CHANGE, TrainOptions
 from run import distributed
-from run.errors import UsageError
+from run.errors import UsageError, UserError
 from run.folder import RunFolder
 from run.randomness import seed_everything
 from run.signals import StopOnSignal
@@ -44,6 +45,8 @@ def train(options: TrainOptions, folder: RunFolder, stop: StopOnSignal) -> None:
     bad_images = str(folder.path / "bad_images.txt")
     data = create_dataset(options, "train", bad_images)
     held_out = create_dataset(options, "validation", bad_images) if options.evaluate else None
+    if held_out:
+        _require_same(data.classes, held_out.classes, options.data_path)
     network = build_model(options, data.classes, pretrained=not folder.resuming)
 
     program = create_program(options)
@@ -61,6 +64,16 @@ def train(options: TrainOptions, folder: RunFolder, stop: StopOnSignal) -> None:
         compile_only(training, data)
         return
     run(training, data, _evaluator(options, training, held_out, stop), options, stop)
+
+
+def _require_same(train: List[str], validation: List[str], path: str) -> None:
+    """UserError unless both splits have the same classes in the same order; archives may say otherwise."""
+    for number, (ours, theirs) in enumerate(zip_longest(train, validation, fillvalue="none")):
+        if ours != theirs:
+            raise UserError(
+                f"class {number} in {path} is {ours} in the train split and {theirs} in the validation split: give "
+                "both the same classes, or --evaluate false"
+            )
 
 
 def _evaluator(
@@ -112,7 +125,7 @@ class SwinTraining(Training):
                 "give --mixup 0 --cutmix 0" % share
             )
         model, saving = supervised(network, options.label_smoothing), saving_of(options, recipe, folder)
-        optimizer, same = create_optimizer(network, options), identity(options, MAY_CHANGE)
+        optimizer, same = create_optimizer(network, options), identity(options, MAY_CHANGE, classes)
         super().__init__(program, training_options(options), recipe, model, optimizer, saving, same)
 
     def learning_rate(self, step: int) -> float:

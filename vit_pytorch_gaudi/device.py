@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Tuple
 
 from options import DeviceOptions
 from run.errors import UsageError, UserError
-from run.launcher import place
+from run.launcher import cores_are_own, local_size, place
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +168,7 @@ def open_device(options: DeviceOptions, hpu: Optional[HpuMode] = None) -> Device
         if options.device == "hpu":
             raise UserError(f"--device hpu: {missing}; check `hl-smi` or give --device cpu")
     mode = options.mode or "eager"
-    if mode == "lazy":
+    if mode == "lazy" or options.run_lazy_mode:
         raise UserError(f"lazy mode needs an HPU: {missing}")
     wanted = "cpu" if not options.use_hpu else options.device
     has_cuda = torch.cuda.is_available()
@@ -221,7 +221,7 @@ def _join_hpus() -> None:
     from run.distributed import store
 
     here = place()
-    if "MASTER_ADDR" not in os.environ and _local_size() != here.world_size:
+    if "MASTER_ADDR" not in os.environ and local_size() != here.world_size:
         raise UserError("the processes are on several hosts: export MASTER_ADDR, the name of the first one's host")
     initialize_distributed_hpu()
     dist.init_process_group("hccl", store=store(), rank=here.rank, world_size=here.world_size)
@@ -252,16 +252,10 @@ def _version() -> Tuple[int, int]:
     return FIRST_WITHOUT_LAZY
 
 
-def _local_size() -> int:
-    """Processes of this run on this host."""
-    given = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE"))
-    return int(given) if given else place().world_size
-
-
 def _limit_threads() -> None:
     """Share the host's cores among its processes, unless the launcher has bound each to its own or the user says."""
     import torch
 
-    cores, processes = len(os.sched_getaffinity(0)), _local_size()
-    if "OMP_NUM_THREADS" not in os.environ and processes > 1 and cores * processes > (os.cpu_count() or 1):
-        torch.set_num_threads(max(1, cores // processes))
+    processes = local_size()
+    if "OMP_NUM_THREADS" not in os.environ and not cores_are_own(processes):
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))

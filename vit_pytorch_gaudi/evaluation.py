@@ -13,6 +13,7 @@ from dataset.loaders import loader
 from device import Device
 from options import TrainOptions
 from run import distributed
+from run.launcher import local_size
 from run.sampling import EvaluationStream
 from run.signals import StopOnSignal
 
@@ -65,10 +66,10 @@ class Evaluator:
     ) -> None:
         self.options, self.model, self.forward, self.data = options, model, forward, data
         self.device, self.stop = device, stop
-        processes = distributed.world_size()
-        stream = EvaluationStream(data, multiple=options.eval_batch_size, shard=(distributed.rank(), processes))
+        shard = distributed.rank(), distributed.world_size()
+        stream = EvaluationStream(data, multiple=options.eval_batch_size, shard=shard)
         pinned = device.torch_device.type == "cuda"
-        self.batches = loader(options, stream, options.eval_batch_size, pinned=pinned, processes=processes)
+        self.batches = loader(options, stream, options.eval_batch_size, pinned=pinned, processes=local_size())
 
     def __call__(self) -> Optional[Score]:
         """Score over the samples of all processes; None if any of them was asked to stop meanwhile.

@@ -18,7 +18,7 @@ from run.checkpoints import Checkpoint, Checkpoints, find
 from run.errors import Stopped
 from run.folder import open_run
 from run.history import History
-from run.launcher import say
+from run.launcher import local_size, say
 from run.progress import Progress, nothing_left
 from run.sampling import TrainingStream
 from run.signals import StopOnSignal
@@ -106,7 +106,7 @@ def _loop(
         shard=(distributed.rank(), processes),
     )
     pinned = training.device.torch_device.type == "cuda"
-    micro_batches = iter(loader(options, stream, batch.micro, pinned=pinned, processes=processes))
+    micro_batches = iter(loader(options, stream, batch.micro, pinned=pinned, processes=local_size()))
     for step in range(training.start + 1, recipe.steps + 1):
         totals = training.step(step, stream, islice(micro_batches, batch.accumulation))
         kept = training.is_evaluated(step) or training.is_saved(step)

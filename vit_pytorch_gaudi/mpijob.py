@@ -15,6 +15,7 @@ from run.options import option, parse
 
 TEMPLATE = Path(__file__).resolve().parent / "scripts" / "mpijob.yaml"
 CARDS_OF_NODE = 8
+MICRO_BATCHES = 16  # of 32 images, in run_vit.sh's 512 of a step
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # a name in Kubernetes
 _PATH = re.compile(r"/[\w./@+-]*")  # needs no quotes in YAML
 _IMAGE = re.compile(r"[\w./:@-]+")
@@ -131,6 +132,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         description="Print a Kubernetes job (MPIJob of the MPI operator) that runs run_vit.sh on Gaudi nodes.",
     )
     sys.stdout.write(manifest(options, words))
+    cards = options.nodes * options.cards
+    if MICRO_BATCHES % cards:
+        remedy = "add another --global_batch_size or a smaller --train_batch_size to the launcher's args"
+        print(f"warning: {cards} cards can't share 512 images in micro-batches of 32: {remedy}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Dict, List, Optional, Sequence
 from run.errors import FALSE_WORDS, TRUE_WORDS, UsageError
 from run.option_values import Only
 from run.options import CommonOptions, RunOptions, option, parse
+from run.origin import keep_weights
 
 CONFIGS = Path(__file__).resolve().parent / "configs.yml"
 MODELS = ("ViT-B_16", "ViT-B_32", "ViT-L_16", "ViT-L_32", "ViT-H_14", "R50-ViT-B_16")
@@ -173,6 +174,8 @@ class TrainOptions(
             raise UsageError(f"--use-hpu 0 means the CPU and --device says {self.device}: give one of them")
         if self.run_lazy_mode is not None and self.mode not in (None, "lazy" if self.run_lazy_mode else "eager"):
             raise UsageError(f"--run-lazy-mode and --mode {self.mode} contradict each other: give one of them")
+        if self.overwrite:
+            keep_weights(self.pretrained_dir, self.run_folder, "--name or --output-dir")
 
     @property
     def run_folder(self) -> Path:

@@ -42,7 +42,9 @@ def read_preparation(config: Dict[str, Any], size: int) -> Preparation:
 
     Where the file names none, the whole image is resized, and mean and std are 0.5, as this app trains.
     """
-    crops = config.get("do_center_crop", False) or "shortest_edge" in (config.get("size") or ())
+    size_of_file = config.get("size")  # a number in older files
+    by_edge = isinstance(size_of_file, dict) and "shortest_edge" in size_of_file
+    crops = config.get("do_center_crop", False) or by_edge
     normalised = config if config.get("do_normalize", True) else {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
     mean, std = (tuple(normalised.get(key) or _HALF) for key in ("image_mean", "image_std"))
     return Preparation(size, "crop" if crops else "direct", mean, std)

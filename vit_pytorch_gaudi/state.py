@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any, Dict, List
 
 import torch
-from torch import nn
 
 from device import Device
+from models.vit import VisionTransformer
 from options import LegacyOptions, TrainOptions
-from recipe import Batch
+from recipe import Recipe
 from run.distributed import all_gather, is_main, rank
 from run.errors import UsageError
 from run.options import as_dict
+from run.origin import describe_classes
 from run.randomness import restore_rng_state, rng_state
 
 # What a resumed run may be given anew: where things are and what computes, how long it trains, what it reports.
@@ -31,42 +32,57 @@ MAY_CHANGE = {
 
 
 def capture(
-    options: TrainOptions, batch: Batch, model: nn.Module, optimizer: torch.optim.Optimizer, device: Device
+    same: Dict[str, Any],
+    recipe: Recipe,
+    model: VisionTransformer,
+    optimizer: torch.optim.Optimizer,
+    device: Device,
 ) -> Dict[str, Any]:
     """State of the run after an optimizer step: weights, optimizer, random generators of every process.
 
-    Every process has to call it: the generators are gathered.
+    `same` is its `identity`. Every process has to call it: the generators are gathered.
     """
     return {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generators": all_gather({"device": device.rng_state(), "host": rng_state()}),
-        "identity": identity(options, batch),
+        "identity": same,
+        "samples": recipe.samples,
     }
 
 
-def identity(options: TrainOptions, batch: Batch) -> Dict[str, Any]:
+def identity(options: TrainOptions, recipe: Recipe, classes: List[str]) -> Dict[str, Any]:
     """What makes a run this run."""
     kept = {name: value for name, value in as_dict(options).items() if name not in MAY_CHANGE}
-    return {**kept, "global_batch": batch.total}
+    return {**kept, "global_batch": recipe.batch.total, "classes": describe_classes(classes)}
 
 
 def restore(
-    state: Dict[str, Any], options: TrainOptions, batch: Batch, model: nn.Module, optimizer: torch.optim.Optimizer
+    state: Dict[str, Any],
+    now: Dict[str, Any],
+    recipe: Recipe,
+    model: VisionTransformer,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put weights and optimizer back, on whatever device they are now.
+    """Put weights and optimizer back, on whatever device they are now, into a run whose `identity` is `now`.
+
+    Unreadable images may have been removed meanwhile: another number of images is no error, but said, since their
+    order is another from here on.
 
     Raises:
-        UsageError: the run was started with options that make it another run.
+        UsageError: the run was started with options or classes that make it another run.
     """
-    now, before = identity(options, batch), state["identity"]
-    changed = [f"{name} {now.get(name)} (was {was})" for name, was in before.items() if now.get(name) != was]
+    before = state["identity"].items()
+    changed = [f"{name} {now.get(name)} (was {was})" for name, was in before if now.get(name) != was]
     if changed:
         raise UsageError(
             "the run can't be resumed with {}: give the old value, or another --name for a new run".format(
                 ", ".join(changed)
             )
         )
+    samples = state.get("samples", recipe.samples)
+    if samples != recipe.samples and is_main():
+        print(f"resumed with {recipe.samples:,} images, saved with {samples:,}: their order will differ", flush=True)
     model.load_state_dict(state["model"])
     _keep_settings(optimizer, state["optimizer"])
 

@@ -19,7 +19,7 @@ from run import distributed
 from run.checkpoints import Checkpoint, Checkpoints
 from run.errors import UserError
 from run.sampling import TrainingStream
-from state import capture, restore, restore_generators
+from state import capture, identity, restore, restore_generators
 from supervised import Supervised
 from weights import save_weights
 
@@ -57,8 +57,9 @@ class Training:
         self.optimizer = create_optimizer(model, options, device)
         self.start = saved.step if saved else 0
         self._accuracy = saved.metric if saved else None
+        self._identity = identity(options, recipe, classes)
         if saved:
-            restore(saved.state, options, recipe.batch, model, self.optimizer)
+            restore(saved.state, self._identity, recipe, model, self.optimizer)
         self._parallel = device.distributed(self.supervised) if distributed.world_size() > 1 else None
         self.forward = device.compiled(self.supervised)
         self._trained = device.compiled(self._parallel) if self._parallel else self.forward
@@ -138,7 +139,8 @@ class Training:
     @property
     def owes_evaluation(self) -> bool:
         """Whether the checkpoint that the run goes on from was saved when its evaluation was cut off."""
-        return self.start > 0 and self._accuracy is None and self.is_evaluated(self.start)
+        is_within = 0 < self.start <= self.recipe.steps
+        return is_within and self._accuracy is None and self.is_evaluated(self.start)
 
     def is_evaluated(self, step: int) -> bool:
         """Whether an evaluation is due after `step`."""
@@ -150,7 +152,7 @@ class Training:
 
     def save(self, step: int, accuracy: Optional[float]) -> None:
         """Write checkpoint `step`; `accuracy`, top-1 on the validation split, decides which is best."""
-        state = capture(self.options, self.recipe.batch, self.model, self.optimizer, self.device)
+        state = capture(self._identity, self.recipe, self.model, self.optimizer, self.device)
         if distributed.is_main():
             self.checkpoints.save(step, state, writers={"weights": self._write_weights}, metric=accuracy)
         distributed.barrier()

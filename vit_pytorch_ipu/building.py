@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Tuple, Union
 
 import torch
 
@@ -42,7 +42,7 @@ def build_model(options: FinetuneOptions, classes: List[str], *, pretrained: boo
     except ValueError as error:
         raise UsageError(str(error)) from error
     if pretrained and options.pretrained_checkpoint != "none":
-        report = load_weights(model, options.pretrained_checkpoint, new_head=options.new_head)
+        report = load_weights(model, best_of_run(options.pretrained_checkpoint), new_head=options.new_head)
         if is_main():
             print(report, flush=True)
     _convert(model, options.precision)
@@ -81,6 +81,14 @@ def load_trained_model(options: ValidationOptions, classes: List[str]) -> Tuple[
     _convert(model, options.precision)
     place(model, options.layers_per_ipu)
     return model, place_of_weights
+
+
+def best_of_run(path: str) -> Union[str, Path]:
+    """A run folder's best checkpoint, the latest of a run that was never evaluated; anything else as it is."""
+    checkpoints = Path(path) / "checkpoints"
+    if not checkpoints.is_dir():
+        return path
+    return find(path, "best" if (checkpoints / "best.json").is_file() else "latest")
 
 
 def _check_classes(weights: Path, classes: List[str]) -> None:

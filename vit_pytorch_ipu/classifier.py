@@ -11,7 +11,7 @@ from prediction_options import PredictionOptions
 from preparation import Preparation, read_preparation
 from run import weight_files
 from run.checkpoints import find
-from run.errors import UserError
+from run.errors import UsageError, UserError
 from run.load_report import LoadReport
 from weights import load_weights, read_class_names, read_config
 
@@ -42,7 +42,10 @@ def load_classifier(options: PredictionOptions) -> Classifier:
         arguments = {"name": options.model, "num_classes": options.num_labels}
     if options.image_size is not None:
         arguments["image_size"] = options.image_size
-    model = create_model(**arguments).eval()
+    try:
+        model = create_model(**arguments).eval()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     if not model.config.num_classes:
         raise UserError(f"{place} has no classification head: fine-tune it first, or give another checkpoint")
     if len(set(model.config.image_size)) != 1:

@@ -8,8 +8,10 @@ from typing import Dict, List, Optional
 
 from ipu.program import PRECISIONS
 from models.supervised import LOSSES
+from run.errors import UsageError
 from run.option_values import Only
 from run.options import CommonOptions, RunOptions, option
+from run.origin import keep_weights
 
 SGD = Only("with --optimizer SGD", lambda given: given.optimizer == "SGD")
 ADAPTIVE = Only("with --optimizer Adam, AdamW or LAMB", lambda given: given.optimizer != "SGD")
@@ -31,7 +33,7 @@ class ModelOptions(CommonOptions):
 
     pretrained_checkpoint: str = option(
         "none",
-        "weights to start from: folder, file, run folder or hub name; none starts from random weights",
+        "weights to start from: folder, file, run folder (its best) or hub name; none starts from random weights",
         aliases=("pretrained",),
     )
     image_size: int = option(224, "side of the square input", unit="pixels", minimum=1)
@@ -49,7 +51,7 @@ class ModelSizeOptions(ModelOptions):
     num_attention_heads: Optional[int] = option(None, "attention heads", minimum=1)
     mlp_dim: Optional[int] = option(None, "width of the MLP's hidden layer", minimum=1)
     patches_size: Optional[int] = option(None, "side of a patch", unit="pixels", minimum=1)
-    layer_norm_eps: float = option(1e-6, "epsilon of every LayerNorm")
+    layer_norm_eps: float = option(1e-6, "epsilon of every LayerNorm", positive=True)
     new_head: bool = option(True, "a new classification head instead of the pretrained one", only=PRETRAINED)
 
     def sizes(self) -> Dict[str, object]:
@@ -121,7 +123,7 @@ class TrainingOptions(CommonOptions):
     replication_factor: int = option(1, "replicas in all; several processes share them", minimum=1)
     training_steps: int = option(0, "host steps, each of device_iterations updates", minimum=0, only=STEPS)
     epochs: int = option(0, "passes over the data; above 0 it replaces training_steps", minimum=0)
-    random_seed: int = option(42, "seed of everything random", minimum=0)
+    random_seed: int = option(42, "seed of everything random", minimum=0, maximum=2**64 - 1)
     reduction_type: str = option("mean", "how gradients are put together", choices=("mean", "sum"))
     hidden_dropout_prob: float = option(0.1, "dropout after embeddings, attention and MLP", minimum=0)
     attention_probs_dropout_prob: float = option(0.0, "dropout of attention probabilities", minimum=0)
@@ -150,6 +152,11 @@ class OptimizerOptions(CommonOptions):
     second_order_type: str = option("fp32", "Adam's v on an IPU", choices=("fp16", "fp32"), only=ADAPTIVE)
     use_combined_accum: bool = option(False, "one tensor for accumulation and velocity", only=SGD)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.adam_betas) != 2 or max(self.adam_betas) >= 1:
+            raise UsageError("--adam-betas takes two numbers below 1, not %s" % self.adam_betas)
+
 
 @dataclass(frozen=True)
 class IpuOptions(CommonOptions):
@@ -157,7 +164,9 @@ class IpuOptions(CommonOptions):
 
     layers_per_ipu: List[int] = option([3, 3, 3, 3], "encoder layers on each IPU of the pipeline")
     ipus_per_replica: Optional[int] = option(None, "IPUs of one pipeline; must be len(layers_per_ipu)", minimum=1)
-    matmul_proportion: List[float] = option([0.3], "share of memory for matmuls, one for all or one per IPU")
+    matmul_proportion: List[float] = option(
+        [0.3], "share of memory for matmuls, one for all or one per IPU", positive=True, maximum=1
+    )
     executable_cache_dir: str = option("", "folder of compiled executables; empty for none")
     half_partials: bool = option(True, "float16 partial sums")
 
@@ -196,6 +205,11 @@ class FinetuneOptions(
     )
     evaluate: bool = option(True, "evaluate on the validation split at all")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overwrite:
+            keep_weights(self.pretrained_checkpoint, Path(self.output))
+
 
 @dataclass(frozen=True)
 class PretrainOptions(FinetuneOptions):
@@ -208,6 +222,11 @@ class PretrainOptions(FinetuneOptions):
     recompute_mid_layers: List[int] = option(
         [], "encoder layers, from 0, that also keep what lies between attention and MLP", minimum=0
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mixup and self.micro_batch_size == 1:
+            raise UsageError("mixup mixes the images of a micro-batch, which has 1: raise it or give --mixup false")
 
     def sizes(self) -> Dict[str, object]:
         """The same with the parts that only pretraining's model has, and its initialisation."""

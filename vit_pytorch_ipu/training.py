@@ -23,6 +23,7 @@ from models.supervised import Supervised
 from optimization import create_optimizer, learning_rate
 from options import FinetuneOptions, PretrainOptions
 from run import distributed
+from run.checkpoints import Checkpoints
 from run.randomness import seed_everything
 from run.signals import StopOnSignal
 from weights import save_weights
@@ -50,7 +51,7 @@ def train(options: FinetuneOptions, folder: Path, stop: StopOnSignal) -> None:
     data = create_dataset(spec, "train")
     held_out = create_dataset(spec, "validation") if options.evaluate else None
 
-    resuming = options.resume and any((folder / "checkpoints").glob("*step-*"))
+    resuming = options.resume and bool(Checkpoints(folder / "checkpoints").steps())
     network = build_model(options, data.classes, pretrained=not resuming)
     program = create_program(options)
     recipe = describe_run(options, program, len(data), network, distributed.world_size())
@@ -97,8 +98,7 @@ class ViTTraining(Training):
             resume=options.resume,
         )
         self.options, self.network, self.classes = options, model.model, classes
-        optimizer = create_optimizer(model, options)
-        same = identity(options, MAY_CHANGE)
+        optimizer, same = create_optimizer(model, options), identity(options, MAY_CHANGE, classes)
         super().__init__(program, training_options(options), recipe, model, optimizer, saving, same)
 
     def learning_rate(self, step: int) -> float:

@@ -16,7 +16,8 @@ from models.supervised import Supervised
 from options import ValidationOptions, refused_in_validation
 from poptorch_host.backend import reason
 from run import distributed
-from run.errors import entry_point
+from run.errors import UsageError, entry_point
+from run.folder import TRACES
 from run.options import parse, show, write
 
 CONFIGS = Path(__file__).resolve().parent / "configs.yml"
@@ -33,6 +34,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         refused=refused_in_validation(),
     )
     folder = Path(options.output)
+    if any((folder / name).exists() for name in TRACES):
+        raise UsageError(f"{folder} holds a run, whose config.yaml would be replaced: give another --output")
     folder.mkdir(parents=True, exist_ok=True)
     if distributed.is_main():
         write(options, folder / "config.yaml")

@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional
 import torch
 from torch import nn
 
+from ipu import host
 from ipu.program import Program
 from poptorch_host.backend import is_host, reason
 from run.distributed import is_main
@@ -149,11 +150,10 @@ def describe_precision(precision: str) -> str:
     """What `precision`, compute.weights, means on the device at hand."""
     if not is_host:
         return f"{precision}: float{precision[:2]} arithmetic, float{precision[3:]} weights"
-    from poptorch_host.precision import numerics
-
+    exact = host.is_exact()
     if precision == "32.32":
         return "32.32: float32"
-    if numerics() == "fast":
+    if not exact:
         return f"{precision}: bfloat16 arithmetic, float32 master weights (POPTORCH_HOST_NUMERICS=exact for float16)"
     return {"16.16": "16.16: float16, stochastic rounding", "16.32": "16.32: float16 autocast, float32 weights"}[
         precision
@@ -164,10 +164,7 @@ def describe_device() -> str:
     """Which PopTorch runs the program and why; on a host, the processor and its threads or the GPU."""
     if not is_host:
         return reason
-    from poptorch_host.distributed import device_for
-    from poptorch_host.launcher import world
-
-    device = device_for(world())
+    device = host.device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return f"{device.type} ({name}); {reason}"
 

@@ -50,6 +50,17 @@ def place(environ: Optional[Mapping[str, str]] = None) -> Place:
     return found
 
 
+def local_size() -> int:
+    """Processes of this run on this host."""
+    given = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE"))
+    return int(given) if given else place().world_size
+
+
+def cores_are_own(processes: int) -> bool:
+    """Whether the launcher has bound each of this host's `processes` to cores of its own, or there is one alone."""
+    return processes == 1 or len(os.sched_getaffinity(0)) * processes <= (os.cpu_count() or 1)
+
+
 def say(message: str) -> None:
     """Print on the first process only."""
     if place().rank == 0:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
-from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
+from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 import numpy as np
 from tqdm import tqdm
@@ -169,11 +169,6 @@ def nothing_left(done: int, steps: int) -> str:
             steps,
         )
     return "all %d steps are done: nothing is left to resume" % steps
-
-
-def track(items: Iterable[Any], description: str, *, total: Optional[int] = None) -> Iterable[Any]:
-    """`items` with a bar while they are gone through, on a terminal and the first process; elsewhere silent."""
-    return tqdm(items, desc=description, total=total, leave=False, disable=not _shows_bars(sys.stderr))
 
 
 def _shows_bars(stream: IO[str]) -> bool:

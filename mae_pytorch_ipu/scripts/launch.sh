@@ -80,7 +80,7 @@ quoted_on() {
 }
 
 # launch LOG: run all commands with their output also in LOG, or print them. The first failure stops the others;
-# SIGTERM is passed on, so that a run saves and ends.
+# SIGTERM is passed on and Ctrl-C waited for, so that a run saves and ends before this does.
 launch() {
   local log=$1
   if ((dry_run)); then
@@ -102,11 +102,13 @@ launch() {
 
 run_together() {
   local line index ended status=0
-  processes=()
+  processes=() distant=()
   trap 'kill -TERM "${processes[@]}" 2>/dev/null || true' TERM
+  trap 'kill -TERM "${distant[@]}" 2>/dev/null || true' INT # a terminal interrupts those that run here itself
   for line in "${commands[@]}"; do
     bash -c "exec $line" &
     processes+=($!)
+    [[ $line != ssh\ * ]] || distant+=($!)
   done
   while ((${#processes[@]})); do
     for index in "${!processes[@]}"; do

@@ -108,12 +108,21 @@ def test_flags_without_effect_are_refused(attempt, script, words, parts):
         (PRETRAIN, ["--pipeline", "[]"], ["names 0 stages"]),
         (PRETRAIN, ["--pipeline", 3, 1], ["places 3 encoder layers and the model has 2"]),
         (PRETRAIN, ["--pipeline", 2, 2], ["places 2 decoder layers and the model has 1"]),
+        (PRETRAIN, ["--pipeline", 2, 0], ["places 0 decoder layers and the model has 1"]),
+        (PRETRAIN, ["--pipeline", 2, -1, 1, 0], ["--pipeline: -1 is below 0"]),
         (PRETRAIN, ["--ipus", 2], ["--ipus is 2 and the pipeline needs 1"]),
         (PRETRAIN, ["--memory-proportion", 0.1, 0.1], ["the memory proportion has 2 values"]),
+        (PRETRAIN, ["--memory-proportion", 7], ["--memory-proportion: 7.0 is above 1"]),
+        (PRETRAIN, ["--memory-proportion", 0], ["--memory-proportion: 0.0 is not above 0"]),
+        (PRETRAIN, ["--seed", 2**64], ["--seed: 18446744073709551616 is above"]),
+        (LINPROBE, ["--seed", 2**64], ["--seed: 18446744073709551616 is above"]),
         (PRETRAIN, ["--mean", 0.5], ["--mean takes 3 values"]),
         (PRETRAIN, ["--std", 0.5, 0.5, 0], ["0 is not above 0"]),
         (PRETRAIN, ["--batch-size", 2000], ["has 1437 samples and one update takes 4000"]),
         (FINETUNE, ["--pipeline", 3], ["places 3 encoder layers and the model has 2"]),
+        (FINETUNE, ["--pipeline", 2, -1], ["--pipeline: -1 is below 0"]),
+        (FINETUNE, ["--aa", "v0"], ["v0 describes no RandAugment: give a description such as rand-m9"]),
+        (FINETUNE, ["--aa", "rand-m9-q2"], ["rand-m9-q2 describes no RandAugment"]),
         (FINETUNE, ["--drop-path", 1], ["drop_path is a probability below 1"]),
         (FINETUNE, ["--cutmix-minmax", 0.5], ["--cutmix_minmax is [0.5]"]),
         (FINETUNE, ["--cutmix-minmax", 0.5, 0.2], ["the smallest side and then the largest"]),
@@ -126,6 +135,16 @@ def test_values_that_make_no_model_or_run(digits, tmp_path, attempt, script, wor
     tiny = {PRETRAIN: tiny_pretraining, FINETUNE: tiny_finetuning, LINPROBE: tiny_probing}[script]
     done = attempt(script, *tiny(digits, tmp_path / "run", "--epochs", 1, *words))
     one_sentence(done, 1 if "--nb-classes" in words else 2, *parts)
+
+
+@pytest.mark.parametrize(("script", "tiny"), [(FINETUNE, tiny_finetuning), (LINPROBE, tiny_probing)])
+@pytest.mark.parametrize("which", ["", "latest", "checkpoints/step-1/weights"])
+def test_overwriting_the_weights_to_start_from(digits, tmp_path, attempt, script, tiny, which):
+    inside = tmp_path / "checkpoints" / "step-1" / "weights"
+    inside.mkdir(parents=True)
+    words = tiny(digits, tmp_path, "--overwrite", "--finetune", tmp_path / which)
+    one_sentence(attempt(script, *words), 2, "--overwrite would remove", "give another --output")
+    assert inside.is_dir()
 
 
 @pytest.mark.parametrize(("script", "tiny"), [(PRETRAIN, tiny_pretraining), (FINETUNE, tiny_finetuning)])

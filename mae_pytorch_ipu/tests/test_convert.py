@@ -28,6 +28,17 @@ def test_a_pretraining_checkpoint_for_transformers_and_published_code(attempt, t
     assert "mask_token" not in names
 
 
+@pytest.mark.parametrize(
+    ("sizes", "said"), [({"gelu": "tanh"}, "tanh"), ({"norm_pix_loss": True}, "normalised"), ({}, "")]
+)
+def test_what_published_files_can_not_say_is_told(attempt, tmp_path, sizes, said):
+    save_weights(autoencoder(**sizes), tmp_path / "ours")
+    done = attempt("convert.py", "--checkpoint", tmp_path / "ours", "--layout", "pth", "--output", tmp_path / "public")
+    assert done.status == 0, done.error
+    assert ("so tell its readers" in done.output) == bool(said)
+    assert said in done.output.splitlines()[-1]
+
+
 def test_a_fine_tuned_checkpoint_for_timm(attempt, tmp_path):
     model = randomised(classifier(3))
     save_weights(model, tmp_path / "ours", class_names=["a", "b", "c"])
@@ -35,6 +46,9 @@ def test_a_fine_tuned_checkpoint_for_timm(attempt, tmp_path):
     assert attempt("convert.py", "--checkpoint", tmp_path / "ours", *words).status == 0
     same(timm.create_model(f"local-dir:{tmp_path / 'theirs'}", pretrained=True).eval()(images()), model(images()))
     assert json.loads((tmp_path / "theirs" / "config.json").read_text())["label_names"] == ["a", "b", "c"]
+    done = attempt("convert.py", "--checkpoint", tmp_path / "ours", *words, "--encoder-only")
+    assert done.status == 2
+    assert "--encoder_only has no effect here" in done.error
     done = attempt("convert.py", "--checkpoint", tmp_path / "ours", "--output", tmp_path / "no")
     assert done.status == 1
     assert "transformers' ViT classifies its class token, not pooled patches: save as mae or timm" in done.error

@@ -20,6 +20,7 @@ from models import create_model
 from models.supervised import Supervised
 from options import FinetuneOptions, ValidationOptions
 from run import distributed
+from run.checkpoints import Checkpoints
 from run.errors import UsageError
 from tests.runs import losses, newest, records, same_bits, tiny_finetuning, tiny_pretraining, tiny_validation, weights
 from tests.scripts import APP
@@ -212,6 +213,24 @@ def test_fine_tuning_starts_from_a_fine_tuned_run_with_a_new_head(digits, traine
             (fewer / split / name).symlink_to(digits / split / name)
     run = finetuned(fewer, tmp_path / "run", *RECIPE, "--epochs", 1, "--finetune", trained)
     assert score(run) > 0.6
+
+
+def test_a_run_folder_gives_its_best_checkpoint(digits, pretrained, tmp_path):
+    run = tmp_path / "pretrained"
+    shutil.copytree(pretrained, run)
+    expected = weights(run)["patch_embed.proj.weight"]
+
+    def write_worse(folder):
+        model = load_model(pretrained, reconstructs=True).model
+        torch.nn.init.zeros_(model.patch_embed.proj.weight)
+        save_weights(model, folder)
+
+    Checkpoints(run / "checkpoints").save(9999, {}, writers={"weights": write_worse}, metric=-1e6)
+    assert not weights(run)["patch_embed.proj.weight"].any()  # the newest
+    words = [*SMALL, "--epochs", 1, "--lr", 0]
+    for place, wanted in ((run, expected), (run / "latest", 0 * expected)):
+        tuned = finetuned(digits, tmp_path / place.name / "tuned", *words, "--finetune", place)
+        assert torch.equal(weights(tuned)["patch_embed.proj.weight"], wanted)
 
 
 def second_of_two(batch_size, folder):

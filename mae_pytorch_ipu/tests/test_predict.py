@@ -141,6 +141,8 @@ def test_what_a_checkpoint_says_of_its_images():
     expected = Preparation(32, "direct", (0.1, 0.2, 0.3), (0.5, 0.4, 0.25))
     assert read_preparation(described, 32) == expected
     assert read_preparation({"size": {"shortest_edge": 36}}, 32).eval_resize == "crop"
+    for size in (32, [32, 32]):  # as older files have it
+        assert read_preparation({**described, "size": size}, 32) == expected
     assert read_preparation({}, 32) == Preparation(32, "crop", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert read_preparation(described, 32, "crop").eval_resize == "crop"
     assert read_preparation({"do_normalize": False}, 32).std == (1.0, 1.0, 1.0)
@@ -185,6 +187,19 @@ def test_predicting_leaves_the_checkpoint_alone(predicted, checkpoint, tmp_path)
 def test_what_makes_no_sense_is_refused(attempt, words, said):
     done = attempt("predict.py", *words)
     assert done.status == 2
+    assert said in done.error
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("gpu", "use cpu, cuda or cuda:N"), ("cuda", "torch finds 0 GPUs: check nvidia-smi, or use cpu")],
+)
+def test_a_device_that_is_not_there_is_told(attempt, checkpoint, tmp_path, monkeypatch, device, said):
+    monkeypatch.setenv("POPTORCH_HOST_DEVICE", device)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    done = attempt("predict.py", "--checkpoint", checkpoint, photo(tmp_path / "a.png"))
+    assert done.status == 2
+    assert f"error: POPTORCH_HOST_DEVICE is '{device}'" in done.error
     assert said in done.error
 
 

@@ -10,10 +10,11 @@ import time
 import pytest
 
 import main_finetune
+import main_linprobe
 import main_pretrain
 from dataset import ImageDataset
 from run.errors import Stopped, UsageError
-from tests.runs import measured, newest, same_bits, tiny_finetuning, tiny_pretraining
+from tests.runs import measured, newest, same_bits, tiny_finetuning, tiny_pretraining, tiny_probing
 from tests.scripts import APP, environment
 
 PRETRAINING = ["--epochs", 2, "--batch-size", 32, "--saveckp-freq", 1, "--lr", 0.003]  # 44 updates
@@ -121,6 +122,33 @@ def test_another_recipe_cannot_be_resumed(digits, whole, script, flag, value, sa
     with pytest.raises(UsageError) as caught:
         main(words(digits, whole[script], *recipe, "--resume", flag, value))
     assert said in str(caught.value)
+
+
+def changed_classes(digits, folder):
+    """Data with a class less, and with one of another name and label."""
+    for name, change in (("fewer", shutil.rmtree), ("renamed", lambda path: path.rename(path.with_name("zero")))):
+        shutil.copytree(digits, folder / name)
+        for split in ("train", "validation"):
+            change(folder / name / split / "digit_0")
+    return [folder / "fewer", folder / "renamed"]
+
+
+def test_other_classes_cannot_be_resumed(digits, whole, tmp_path):
+    probing = ["--epochs", 1, "--batch-size", 250, "--evaluate", "false"]
+    main_linprobe.main(tiny_probing(digits, tmp_path / "probe", *probing))
+    for data in changed_classes(digits, tmp_path):
+        with pytest.raises(UsageError, match=r"resumed with classes \d+ from digit_1 to .* \(was 10 from digit_0 to"):
+            main_finetune.main(tiny_finetuning(data, whole["main_finetune"], *FINETUNING, "--epochs", 3, "--resume"))
+        with pytest.raises(UsageError, match=r"resumed with classes \d+ from digit_1 to .* \(was 10 from digit_0 to"):
+            main_linprobe.main(tiny_probing(data, tmp_path / "probe", *probing, "--epochs", 2, "--resume"))
+
+
+def test_classes_mean_nothing_to_pretraining(digits, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole["main_pretrain"], folder)
+    _, renamed = changed_classes(digits, tmp_path)
+    main_pretrain.main(tiny_pretraining(renamed, folder, *PRETRAINING, "--epochs", 3, "--resume"))
+    assert newest(folder).name == "step-66"
 
 
 def test_a_longer_run_and_other_places_can_be_asked_for(digits, whole, tmp_path):

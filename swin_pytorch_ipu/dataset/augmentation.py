@@ -1,4 +1,4 @@
-"""Augmentation by timm and exact preparation of uint8 images; sizes are (height, width) in pixels.
+"""Augmentation of uint8 images, by timm in part; sizes are (height, width) in pixels.
 
 Images stay uint8 to the end: the model normalises them where it runs. What timm draws comes from Python's, NumPy's and
 torch's global generators, which are seeded for each sample and put back, so that a sample's bytes depend on
@@ -22,6 +22,7 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 
 from dataset.transforms import planes, random_crop_box, resize
+from run.errors import UsageError
 from run.images import Box, cut
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,6 +45,9 @@ class TrainAugmentation:
         mean: of the data's channels, from 0 to 1; it fills what rotations uncover.
         std: of the data's channels, from 0 to 1.
         interpolation: "bicubic" or "bilinear".
+
+    Raises:
+        UsageError: timm knows no such RandAugment.
     """
 
     def __init__(
@@ -68,7 +72,12 @@ class TrainAugmentation:
             fill = tuple(round(255 * value) for value in mean)
             resample = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
             hints = {"translate_const": int(0.45 * min(size)), "img_mean": fill, "interpolation": resample}
-            self.by_pillow = rand_augment_transform(auto_augment, hints)
+            try:
+                self.by_pillow = rand_augment_transform(auto_augment, hints)
+            except (AssertionError, LookupError, ValueError) as error:
+                raise UsageError(
+                    f"{auto_augment} describes no RandAugment: give a description such as rand-m9-mstd0.5-inc1"
+                ) from error
             for op in self.by_pillow.ops:
                 op.aug_fn = _posterize if op.aug_fn is auto_augment_ops.posterize else op.aug_fn
         elif color_jitter:
@@ -109,39 +118,9 @@ class TrainAugmentation:
         return image
 
 
-class EvalPreparation:
-    """Deterministic preparation: uint8 (3, H, W) -> (3, *size).
-
-    Args:
-        size: of the result.
-        crop: resize so that the image covers 256/224 of the size and cut out the centre; otherwise straight to size.
-        interpolation: "bicubic" or "bilinear".
-    """
-
-    def __init__(self, size: Tuple[int, int], crop: bool = True, interpolation: str = "bicubic") -> None:
-        self.size, self.crop, self.interpolation = size, crop, interpolation
-
-    def __call__(self, image: Tensor, _generator: Optional[torch.Generator] = None) -> Tensor:
-        """Prepare `image`; nothing is random."""
-        if not self.crop:
-            return resize(image, self.size, self.interpolation).contiguous()
-        covered = [int(side * 256 / 224) for side in self.size]
-        scale = max(wanted / side for wanted, side in zip(covered, image.shape[-2:]))
-        # What lies far outside of the crop is cut off first: a 1 x 10000 strip would fill memory.
-        keep = [min(side, int(4 * wanted / scale) + 1) for wanted, side in zip(covered, image.shape[-2:])]
-        image = _centre(image, keep[0], keep[1])
-        height, width = (max(wanted, int(side * scale)) for wanted, side in zip(covered, image.shape[-2:]))
-        return _centre(resize(image, (height, width), self.interpolation), *self.size).contiguous()
-
-
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     """Keep at least one bit: at the largest magnitude timm asks for none, which Pillow refuses."""
     return auto_augment_ops.posterize(image, max(1, bits))
-
-
-def _centre(image: Tensor, height: int, width: int) -> Tensor:
-    top, left = round((image.shape[-2] - height) / 2), round((image.shape[-1] - width) / 2)
-    return image[:, top : top + height, left : left + width]
 
 
 @contextmanager

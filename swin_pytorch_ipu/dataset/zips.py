@@ -80,6 +80,8 @@ class ZipImages:
         infos = _directory(archive)
         labels = archive.with_name(f"{archive.stem}_map.txt")
         classes, members = _by_map(archive, infos, labels) if labels.is_file() else _by_folder(archive, infos)
+        if classes == _numbered(len(classes)):
+            classes = _named_by_other_map(path, split, len(classes)) or classes
         _check_classes(archive, classes, members)
         return cls(archive, classes, members)
 
@@ -166,25 +168,55 @@ def _is_shared(folders: Sequence[Sequence[str]], depth: int) -> bool:
 def _by_map(archive: Path, infos: Sequence[zipfile.ZipInfo], path: Path) -> Tuple[List[str], List[Member]]:
     """Labels from a map; classes are named by their folder, where each has one of its own."""
     found = {info.filename: info for info in infos}
-    members: List[Member] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    labels = _read_map(path)
+    for number, (name, _) in enumerate(labels, start=1):
+        if name not in found:
+            raise UserError(f"{path}, line {number}: {archive} has no {name}; pack both again")
+    members = [Member(found[name], label) for name, label in labels]
+    return _names(labels), sorted(members, key=lambda member: (member.label, member.info.filename))
+
+
+def _read_map(path: Path) -> List[Tuple[str, int]]:
+    """Path in the archive and label of each line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read as UTF-8 text: pack the images again, or save it so") from error
+    labels: List[Tuple[str, int]] = []
+    for number, line in enumerate(lines, start=1):
         name, _, label = line.rpartition("\t")
         if not name or not label.strip().isdecimal():
             raise UserError(f"{path}, line {number}: write PATH<TAB>LABEL, with a label from 0")
-        if name not in found:
-            raise UserError(f"{path}, line {number}: {archive} has no {name}; pack both again")
-        members.append(Member(found[name], int(label)))
-    if not members:
+        labels.append((name, int(label)))
+    if not labels:
         raise UserError(f"{path} is empty: write a line PATH<TAB>LABEL for each image, or remove it")
+    return labels
+
+
+def _names(labels: Sequence[Tuple[str, int]]) -> List[str]:
+    """Names of the classes: their folders, where each has one of its own, otherwise numbers."""
     folders: Dict[int, set] = {}
-    for member in members:
-        folders.setdefault(member.label, set()).add(member.info.filename.rpartition("/")[0].rpartition("/")[2])
+    for name, label in labels:
+        folders.setdefault(label, set()).add(name.rpartition("/")[0].rpartition("/")[2])
     count = max(folders) + 1
     own = len(folders) == count and all(len(names) == 1 for names in folders.values())
     names = [next(iter(folders[label])) if own else "" for label in range(count)]
-    if len(set(names)) < count or "" in names:
-        names = [f"class {label}" for label in range(count)]
-    return names, sorted(members, key=lambda member: (member.label, member.info.filename))
+    return _numbered(count) if len(set(names)) < count or "" in names else names
+
+
+def _numbered(count: int) -> List[str]:
+    return [f"class {label}" for label in range(count)]
+
+
+def _named_by_other_map(path: str, split: str, count: int) -> List[str]:
+    """Names that the other split's map gives to `count` classes, none where it gives no such names.
+
+    Microsoft's train_map.txt has class folders, their val_map.txt has all images in one.
+    """
+    others = (Path(path) / f"{name}_map.txt" for other in _NAMES if other != split for name in _NAMES[other])
+    found = next((other for other in others if other.is_file()), None)
+    names = _names(_read_map(found)) if found else []
+    return names if len(names) == count else []
 
 
 def _check_classes(archive: Path, classes: Sequence[str], members: Sequence[Member]) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from ipu import host
 from ipu.program import Program
-from poptorch_host.backend import popart, popdist, poptorch
+from poptorch_host.backend import is_host, popart, popdist, poptorch
 from run.errors import UsageError
 
 LOSS_SCALE = "loss_scale"  # anchored, where it is found automatically
@@ -15,6 +16,8 @@ LOSS_SCALE = "loss_scale"  # anchored, where it is found automatically
 
 def _new_options(replicas: int) -> Any:
     """Options with `replicas` in all; under poprun its own number of replicas stands."""
+    if is_host:
+        host.check()
     if popdist.isPopdistEnvSet():
         return popdist.poptorch.Options()
     options = poptorch.Options()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, List
+from typing import Any, Collection, Dict, List, Sequence
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from run.distributed import all_gather, is_main, rank
 from run.errors import UsageError
 from run.options import CommonOptions, as_dict
+from run.origin import describe_classes
 from run.randomness import restore_rng_state, rng_state
 
 # Of every app's options, what a resumed run may be given anew: where things are and what it reports.
@@ -19,13 +20,15 @@ ALWAYS_FREE = {
 }
 
 
-def identity(options: CommonOptions, free: Collection[str]) -> Dict[str, Any]:
+def identity(options: CommonOptions, free: Collection[str], classes: Sequence[str] = ()) -> Dict[str, Any]:
     """The options that make a run what it is, with another value of which it would be another run.
 
     `free` names the others: where things are, how long and how fast it trains, how it is laid out on IPUs, what it
-    reports; `ALWAYS_FREE` are free anyhow.
+    reports; `ALWAYS_FREE` are free anyhow. The names of `classes`, if it learns any, belong to it, too: they make the
+    labels.
     """
-    return {name: value for name, value in as_dict(options).items() if name not in free and name not in ALWAYS_FREE}
+    kept = {name: value for name, value in as_dict(options).items() if name not in free and name not in ALWAYS_FREE}
+    return {**kept, "classes": describe_classes(classes)} if classes else kept
 
 
 def require_same(before: Dict[str, Any], now: Dict[str, Any]) -> None:

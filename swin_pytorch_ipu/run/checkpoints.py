@@ -133,6 +133,10 @@ class Checkpoints:
             raise UserError("no checkpoint in %s is intact: restore one or start again with --overwrite" % self.folder)
         return None
 
+    def steps(self) -> List[int]:
+        """Steps of all checkpoints, damaged ones too; what a killed save left half-written is none."""
+        return sorted(self._folders())
+
     def _named(self, which: Union[str, int, Path]) -> Path:
         step = _STEP.fullmatch(str(which)) or re.fullmatch(r"(\d+)", str(which))
         if not step:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Iterator, Set
 
 from . import distributed
+from .checkpoints import Checkpoints
 from .errors import UsageError, UserError
 from .launcher import say
 
@@ -127,7 +128,7 @@ def _describe(text: str) -> str:
 
 def _admit(path: Path, resume: bool, overwrite: bool, flag: str) -> bool:
     """Whether there is something to resume, after the rules about an earlier run have been kept."""
-    checkpoints = list((path / "checkpoints").glob("*step-*"))
+    checkpoints = Checkpoints(path / "checkpoints").steps()
     if overwrite:
         for item in [path / name for name in CONTENTS if os.path.lexists(path / name)]:
             if item.is_dir() and not item.is_symlink():

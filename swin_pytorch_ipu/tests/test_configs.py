@@ -58,6 +58,21 @@ def test_derived_numbers(name):
     assert options.crop == (options.image_size == (224, 224))
 
 
+def test_the_readmes_table_states_these_numbers():
+    lines = (CONFIGS.parent / "README.md").read_text().splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("| `") and line.count("|") == 8]
+    assert len(rows) == len(NAMES)
+    for name, (config, _, batch, epochs, peak, drop_path, precision) in zip(NAMES, rows):
+        options = read_training(["--cfg", name], "")
+        program = create_program(options)
+        assert name.endswith(config.strip(" `…"))
+        made_of = f"{options.batch_size:,} × {options.gradient_accumulation_steps:,} × {options.replicas:,}"
+        assert batch.strip() == f"{program.global_batch:,} = {made_of}"
+        assert epochs.split(",")[0].strip() == f"{options.epochs} ({options.warmup_epochs:g})"
+        assert float(peak) == pytest.approx(options.base_lr * program.global_batch / 1024, rel=5e-3)
+        assert (float(drop_path), precision.strip()) == (options.drop_path_rate, options.precision)
+
+
 @pytest.mark.parametrize(
     ("name", "epochs", "warmup", "decay"),
     [

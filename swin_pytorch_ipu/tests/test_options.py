@@ -9,6 +9,7 @@ from options import MAY_CHANGE, REFUSED, TrainOptions, read_training, read_valid
 from run.errors import UsageError
 from run.option_values import fields_of
 from run.options import show
+from tests.runs import tiny
 
 
 def training(*words):
@@ -103,6 +104,10 @@ def test_refused(script, words, parts):
         (["--layers-per-ipu", "6"], "places 6 blocks and the model has 12"),
         (["--amp", "0.1", "0.2"], "give 1, or 4, one per IPU"),
         (["--epochs", "1", "--ga", "1000000"], "lower the micro-batch"),
+        (["--auto-augment", "rubbish"], "rubbish describes no RandAugment"),
+        (["--auto-augment", "rand-m9x"], "rand-m9x describes no RandAugment"),
+        (["--betas", "0.9", "1.0"], "--betas takes two numbers below 1"),
+        (["--seed", str(2**64)], "--seed: 18446744073709551616 is above"),
     ],
 )
 def test_values_that_make_no_run(digits, tmp_path, words, says, attempt):
@@ -110,6 +115,17 @@ def test_values_that_make_no_run(digits, tmp_path, words, says, attempt):
     done = attempt("train_swin.py", *given)
     assert (done.status, done.error.count("\n")) == (2, 1), done.error
     assert says in done.error
+
+
+@pytest.mark.parametrize("which", ["", "latest", "checkpoints/step-1/weights"])
+def test_overwriting_the_weights_to_start_from(digits, tmp_path, attempt, which):
+    inside = tmp_path / "checkpoints" / "step-1" / "weights"
+    inside.mkdir(parents=True)
+    done = attempt("train_swin.py", *tiny(digits, tmp_path, "--overwrite", "--pretrained-model", tmp_path / which))
+    assert (done.status, done.error.count("\n")) == (2, 1), done.error
+    assert "--overwrite would remove" in done.error
+    assert "give another --output" in done.error
+    assert inside.is_dir()
 
 
 def test_missing_data_and_weights(digits, tmp_path, attempt):

@@ -162,6 +162,7 @@ def test_the_checkpoint_says_mean_std_and_resize_unless_the_option_does():
     white = preparation.normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8))
     assert white.flatten().tolist() == pytest.approx([0.9 / 0.5, 0.8 / 0.4, 0.7 / 0.25])
     assert read_preparation({"size": {"shortest_edge": 36}}, (32, 32)).eval_resize == "crop"
+    assert read_preparation({"size": 32}, (32, 32)).eval_resize == "direct"  # as in files of transformers 4.20
     assert read_preparation({}, (32, 32)) == Preparation((32, 32), "crop", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert read_preparation(described, (32, 32), "crop").eval_resize == "crop"
     assert read_preparation({"do_normalize": False}, (32, 32)).std == (1.0, 1.0, 1.0)

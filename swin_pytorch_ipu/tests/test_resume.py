@@ -161,3 +161,14 @@ def test_a_run_resumes_without_its_pretrained_weights(digits, uninterrupted, tmp
     shutil.rmtree(origin)
     main(tiny(digits, tmp_path / "run", *given, "--training-steps", 2, "--resume"))
     assert newest(tmp_path / "run").name == "step-2"
+
+
+def test_other_classes_cannot_be_resumed(digits, uninterrupted, tmp_path):
+    """Fewer of them, or as many with other labels, as when one was renamed."""
+    for name, change in (("fewer", shutil.rmtree), ("renamed", lambda path: path.rename(path.with_name("zero")))):
+        shutil.copytree(digits, tmp_path / name)
+        for split in ("train", "validation"):
+            change(tmp_path / name / split / "digit_0")
+        more = ["--training-steps", STEPS + 1, "--resume"]
+        with pytest.raises(UsageError, match=r"resumed with classes \d+ from digit_1 to .* \(was 10 from digit_0 to"):
+            main(arguments(tmp_path / name, uninterrupted, *more)[1:])

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import zipfile
+from functools import partial
 
 import pytest
 import torch
@@ -11,10 +13,13 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import validate
+from models import create_model
+from run.checkpoints import Checkpoints
 from run.errors import UserError
 from run.jpeg import HAS_PARTS
-from tests.runs import losses, newest, records, tiny, weights
+from tests.runs import losses, newest, records, same, tiny, weights
 from train_swin import main
+from weights import save_weights
 
 
 def validated(folder, *arguments):
@@ -86,6 +91,21 @@ def test_fine_tuning_for_other_images_and_classes_takes_over_what_fits(trained, 
     assert torch.equal(new["head.weight"], old["head.weight"][[2, 5, 8]])
     config = json.loads((newest(tmp_path / "run") / "weights" / "config.json").read_text())
     assert config["id2label"] == {"0": "digit_2", "1": "digit_5", "2": "digit_8"}
+
+
+@pytest.mark.parametrize(("metrics", "taken"), [((0.9, 0.5), 1), ((None, None), 2)])
+def test_fine_tuning_starts_from_the_best_checkpoint_of_a_run(digits, tmp_path, metrics, taken):
+    """Or the latest, if none was ever evaluated."""
+    saved, checkpoints = {}, Checkpoints(tmp_path / "old" / "checkpoints", keep=3)
+    sizes = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "image_size": 32, "window_size": 4}
+    for step, metric in enumerate(metrics, 1):
+        model = create_model("swin_tiny_patch4_window7_224", num_classes=10, **sizes)
+        saved[step] = model.state_dict()
+        checkpoints.save(step, {}, writers={"weights": partial(save_weights, model)}, metric=metric)
+    still = ["--training-steps", 1, "--evaluate", "false", "--precision", "32.32"]
+    still += [word for name in ("--base-lr", "--warmup-lr", "--min-lr") for word in (name, 0)]
+    main(tiny(digits, tmp_path / "run", "--pretrained-model", tmp_path / "old", *still))
+    assert same(weights(tmp_path / "run"), saved[taken])
 
 
 def test_validation_on_other_classes_is_refused(trained, digits, tmp_path):
@@ -203,6 +223,19 @@ def test_training_reads_packed_images_and_archives(digits, tmp_path):
     assert ends["packed"] == pytest.approx(ends["folders"], abs=2e-3)
     assert HAS_PARTS or ends["packed"] == ends["folders"]
     assert all(records(tmp_path / f"run_{kind}", "validation")[-1]["samples"] == 360 for kind in ends)
+
+
+def test_archives_whose_splits_differ_in_their_classes_are_refused(digits, tmp_path, attempt):
+    for name, split, classes in (("train", "train", (0, 1, 2)), ("val", "validation", (0, 2))):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for number in classes:
+                for picture in sorted((digits / split / f"digit_{number}").iterdir())[:16]:
+                    archive.write(picture, f"digit_{number}/{picture.name}")
+    done = attempt("train_swin.py", *tiny(tmp_path, tmp_path / "run", "--epochs", 1))
+    assert (done.status, done.error.count("\n")) == (1, 1), done.error
+    assert "class 1 in" in done.error
+    assert "is digit_1 in the train split and digit_2 in the validation split" in done.error
+    main(tiny(tmp_path, tmp_path / "run", "--epochs", 1, "--evaluate", "false"))
 
 
 def test_bad_images_are_replaced_listed_and_counted(digits, tmp_path, attempt):

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from options import TrainOptions
+from run.launcher import cores_are_own
 from run.sampling import EvaluationStream, TrainingStream
 from run.signals import worker_init
 
@@ -16,10 +17,18 @@ MOST_WORKERS = 4  # of one process; upstream's number
 
 
 def workers(options: TrainOptions, processes: int) -> int:
-    """Loading processes of one training process: as asked, else the cores less one, shared by the processes."""
+    """Loading processes of one training process: as asked, else its share of the host's cores less one.
+
+    Args:
+        options: of the run.
+        processes: that train on this host.
+    """
     if options.dataloader_workers is not None:
         return options.dataloader_workers
-    return max(1, min(MOST_WORKERS, (len(os.sched_getaffinity(0)) - 1) // processes))
+    cores = len(os.sched_getaffinity(0))
+    if cores_are_own(processes):
+        processes = 1
+    return max(1, min(MOST_WORKERS, (cores - 1) // processes))
 
 
 def loader(

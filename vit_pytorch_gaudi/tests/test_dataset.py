@@ -10,11 +10,15 @@ import train
 from common.cifar10 import python2_pickle
 from dataset import create_dataset
 from dataset.loaders import loader, workers
+from device import Device
+from evaluation import Evaluator
 from options import parse_options
 from run.errors import UserError
 from run.sampling import TrainingStream
 from supervised import Supervised
 from tests.scripts import records, tiny
+
+CPU = torch.device("cpu")
 
 
 def data(folder, *flags, split="train"):
@@ -134,6 +138,24 @@ def test_shards_of_a_training_step_make_up_the_whole(digits):
 
 def test_cores_are_shared_among_loaders(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(9)))
+    monkeypatch.setattr("os.cpu_count", lambda: 9)
     options = parse_options(["--name", "x", "--dataset", "folder"])
     assert [workers(options, processes) for processes in (1, 2, 4, 16)] == [4, 4, 2, 1]
     assert workers(parse_options(["--name", "x", "--dataset", "folder", "--dataloader_workers", "0"]), 1) == 0
+
+
+def test_cores_that_are_bound_to_a_process_are_all_its_loaders(monkeypatch):
+    """run_vit.sh on a node of 96 threads: 8 processes, each bound to 6 cores of 2 threads."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
+    monkeypatch.setattr("os.cpu_count", lambda: 96)
+    assert workers(parse_options(["--name", "x", "--dataset", "folder"]), 8) == 4
+
+
+def test_only_processes_of_this_host_share_its_cores(digits, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("dataset.loaders.workers", lambda _, processes: asked.append(processes) or 0)
+    monkeypatch.setattr("run.distributed.world_size", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    options = parse_options(tiny(digits, tmp_path / "run"))
+    Evaluator(options, torch.nn.Identity(), None, create_dataset(options, "validation", ""), Device(CPU, "eager", ""))
+    assert asked == [8]

@@ -198,6 +198,9 @@ def test_without_a_card(habana, monkeypatch):
     options = parse_options(["--name", "x", "--mode", "eager"])
     hpu = set_environment(options)
     assert open_device(options, hpu).reason == "Habana's packages are installed but no HPU is there, no GPU"
+    for flags in (["--mode", "lazy"], ["--run_lazy_mode", "true"]):
+        with pytest.raises(UserError, match="lazy mode needs an HPU: Habana's packages are installed but no HPU is"):
+            open_device(parse_options(["--name", "x", *flags]), hpu)
     with pytest.raises(UserError, match="no HPU is there; check `hl-smi`"):
         open_device(parse_options(["--name", "x", "--device", "hpu", "--mode", "eager"]), hpu)
 

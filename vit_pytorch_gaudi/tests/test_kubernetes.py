@@ -34,7 +34,8 @@ def made(attempt):
 
     def made(*words):
         done = attempt("mpijob.py", *words)
-        assert (done.status, done.error) == (0, "")
+        assert done.status == 0
+        assert all(line.startswith("warning: ") for line in done.error.splitlines()), done.error
         job = yaml.safe_load(done.output)
         check(job)
         return job
@@ -281,3 +282,10 @@ def test_a_worker_lets_the_training_save_before_it_ends(made, tmp_path):
     assert done.stdout + done.stderr == ""
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["pkill -USR1 -f [v]it_pytorch_gaudi/train.py", "pgrep", "pgrep", "pgrep"]
+
+
+@pytest.mark.parametrize(("nodes", "cards", "shares"), [(1, 8, True), (2, 8, True), (1, 6, False), (4, 8, False)])
+def test_cards_that_cannot_share_the_documents_batch_are_said(attempt, nodes, cards, shares):
+    done = attempt("mpijob.py", "--nodes", str(nodes), "--cards", str(cards))
+    said = f"warning: {nodes * cards} cards can't share 512 images in micro-batches of 32: add another"
+    assert (said in done.error) == (not shares)

@@ -90,6 +90,15 @@ def test_open_mpi_5_has_other_words_for_the_same(bin):
     )
 
 
+@pytest.mark.parametrize("flag", [["--config", "digits"], ["--config=digits"]])
+def test_a_config_is_not_overruled_by_the_documents_arguments(bin, flag):
+    comments, _, (command,) = dry(bin, "--cards", "1", "--", *flag, "--device", "cpu")
+    assert arguments(command) == [*flag, "--device", "cpu"]
+    assert comments[1] == "# output also in output/digits.log"
+    comments, _, _ = dry(bin, "--cards", "1", "--", *flag, "--name", "mine", "--output_dir", "/results")
+    assert comments[1] == "# output also in /results/mine.log"
+
+
 @pytest.mark.parametrize(("nodes", "cards", "accumulation"), [(1, 1, 16), (1, 2, 8), (1, 4, 4), (1, 8, 2), (2, 8, 1)])
 def test_the_global_batch_stays_512(bin, nodes, cards, accumulation):
     """With a micro-batch of 32 on every card, as in the document's 8-card run."""

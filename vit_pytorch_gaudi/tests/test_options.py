@@ -109,6 +109,16 @@ def test_wrong_usage(words, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("which", ["", "latest", "checkpoints/step-1/weights"])
+def test_overwriting_the_weights_to_start_from(tmp_path, which):
+    inside = tmp_path / "run" / "checkpoints" / "step-1" / "weights"
+    inside.mkdir(parents=True)
+    words = ["--name", "run", "--output_dir", str(tmp_path), "--dataset", "cifar100", "--device", "cpu", "--overwrite"]
+    with pytest.raises(UsageError, match=r"--overwrite would remove .*: give another --name or --output-dir$"):
+        train.main([*words, "--pretrained_dir", str(tmp_path / "run" / which)])
+    assert inside.is_dir()
+
+
 def test_run_lazy_mode_false_is_harmless_without_an_hpu(tmp_path):
     assert parse_options(["--name", "x", "--run_lazy_mode", "false"]).run_lazy_mode is False
 

@@ -167,6 +167,7 @@ def test_the_checkpoint_says_mean_std_and_resize():
     white = preparation.normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8))
     assert white.flatten().tolist() == pytest.approx([0.9 / 0.5, 0.8 / 0.4, 0.7 / 0.25])
     assert read_preparation({"size": {"shortest_edge": 36}}, 32).eval_resize == "crop"
+    assert read_preparation({"size": 36}, 32).eval_resize == "direct"  # as older files have it
     assert read_preparation({}, 32) == Preparation(32, "direct")
     assert read_preparation({"do_normalize": False}, 32).std == (1.0, 1.0, 1.0)
 

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 import train
+import training
 from dataset import ImageDataset
 from run.errors import Stopped, UsageError
 from tests.forked import Forked
@@ -186,3 +187,45 @@ def test_sigterm_in_an_evaluation_saves_at_once_and_the_resumed_run_makes_it_up(
     assert measured(folder) == measured(uninterrupted)
     for name in ("best.json", "latest.json"):
         assert (folder / "checkpoints" / name).read_text() == (uninterrupted / "checkpoints" / name).read_text()
+
+
+def test_a_shorter_run_than_was_stopped_before_its_evaluation_has_nothing_left(digits, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    monkeypatch.setattr("loop.Evaluator.__call__", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped, match="after step 12"):
+        train.main(arguments(digits, folder))
+    monkeypatch.undo()
+    train.main(arguments(digits, folder, "--resume", "--num_steps", 6))
+    assert "12 steps are done and 6 are asked for: nothing is left to resume" in capsys.readouterr().out
+
+
+def test_other_classes_cannot_be_resumed_and_fewer_images_are_said(digits, uninterrupted, tmp_path, capsys):
+    folder, other = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(uninterrupted, folder)
+    shutil.copytree(digits, other)
+    more = ["--resume", "--num_steps", STEPS + 1, "--data_path", other]
+    next((other / "train" / "digit_9").iterdir()).unlink()
+    train.main(arguments(digits, folder, *more))
+    assert "resumed with 1,436 images, saved with 1,437: their order will differ" in capsys.readouterr().out
+    for change in (lambda path: path.rename(path.with_name("zero")), shutil.rmtree):
+        more = ["--resume", "--num_steps", STEPS + 2, "--data_path", tmp_path / "changed"]
+        shutil.copytree(digits, tmp_path / "changed")
+        for split in ("train", "validation"):
+            change(tmp_path / "changed" / split / "digit_0")
+        with pytest.raises(UsageError, match=r"resumed with classes \d+ from digit_1 to .* \(was 10 from digit_0 to"):
+            train.main(arguments(digits, folder, *more))
+        shutil.rmtree(tmp_path / "changed")
+
+
+def test_a_checkpoint_that_does_not_tell_its_classes_resumes(digits, tmp_path, monkeypatch):
+    """As those of earlier versions."""
+    folder, honest = tmp_path / "run", training.identity
+
+    def nameless(*given):
+        return {name: value for name, value in honest(*given).items() if name != "classes"}
+
+    monkeypatch.setattr(training, "identity", nameless)
+    train.main(tiny(digits, folder, "--num_steps", 2))
+    monkeypatch.undo()
+    train.main(tiny(digits, folder, "--num_steps", 3, "--resume"))
+    assert (folder / "checkpoints" / "step-3").is_dir()

@@ -7,15 +7,17 @@ from typing import Any
 
 from ipu.program import Program
 from poptorch_host.backend import poptorch
+from run.launcher import cores_are_own, local_size
 from run.sampling import EvaluationStream, TrainingStream
 from run.signals import worker_init
 
 
 def workers(program: Program, processes: int) -> int:
-    """Loading processes of one training process: as asked, else the cores less one, shared by the processes."""
+    """Loading processes of one of `processes`: as asked, else its share of the host's cores less one."""
     if program.workers is not None:
         return program.workers
-    return max(1, (len(os.sched_getaffinity(0)) - 1) // processes)
+    here = min(processes, local_size())
+    return max(1, (len(os.sched_getaffinity(0)) - 1) // (1 if cores_are_own(here) else here))
 
 
 def training_loader(program: Program, ipu_options: Any, stream: TrainingStream, processes: int) -> Any:

@@ -49,6 +49,7 @@ def test_a_config_of_the_other_script_is_named(attempt):
         ("finetune.py", ["--mixup"], ["--mixup", "pretraining"]),
         ("finetune.py", ["--byteio", "--precision", "16.32"], ["--byteio", "16.32 needs float16 images"]),
         ("validation.py", ["--byteio", "--precision", "16.32"], ["--byteio", "16.32 needs float16 images"]),
+        ("pretrain.py", ["--mixup", "--micro-batch-size", 1], ["mixup", "micro-batch, which has 1"]),
         ("finetune.py", ["--momentum", 0.5], ["--momentum", "only with --optimizer SGD"]),
         ("finetune.py", ["--adam-eps", 0.5, "--optimizer", "SGD"], ["--adam-eps", "Adam, AdamW or LAMB"]),
         ("finetune.py", ["--bias-correction", "false"], ["--bias-correction", "only with --optimizer LAMB"]),
@@ -66,7 +67,7 @@ def test_a_config_of_the_other_script_is_named(attempt):
     ],
 )
 def test_flags_without_effect_are_refused(attempt, script, words, parts):
-    config = "digits" if script == "finetune.py" else "digits_valid"
+    config = {"finetune.py": "digits", "pretrain.py": "digits_pretrain", "validation.py": "digits_valid"}[script]
     one_sentence(attempt(script, "--config", config, *words), 2, *parts)
 
 
@@ -78,6 +79,11 @@ def test_flags_without_effect_are_refused(attempt, script, words, parts):
         (["--model", "vit_bas_patch16_224"], ["vit_bas_patch16_224", "did you mean"]),
         (["--crop-scale-min", 0], ["--crop-scale-min", "0 is not above 0"]),
         (["--bad-image-ratio", 2], ["--bad-image-ratio", "above 1"]),
+        (["--adam-betas", 0.9], ["--adam-betas takes two numbers below 1, not [0.9]"]),
+        (["--adam-betas", 0.9, 1.5], ["--adam-betas takes two numbers below 1, not [0.9, 1.5]"]),
+        (["--random-seed", 2**64], ["--random-seed", "above"]),
+        (["--layer-norm-eps", -1], ["--layer-norm-eps", "above 0"]),
+        (["--matmul-proportion", 7], ["--matmul-proportion", "above 1"]),
     ],
 )
 def test_values_that_make_no_model_or_data(digits, tmp_path, attempt, words, parts):
@@ -88,6 +94,23 @@ def test_a_dry_run_removes_nothing(digits, tmp_path, attempt):
     (tmp_path / "checkpoints").mkdir()
     one_sentence(attempt("finetune.py", *tiny(digits, tmp_path, "--dry-run", "--overwrite")), 2, "--overwrite")
     assert (tmp_path / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize("which", ["", "latest", "step-1", "checkpoints", "checkpoints/step-1/weights"])
+def test_overwriting_the_weights_to_start_from(digits, tmp_path, attempt, which):
+    inside = tmp_path / "checkpoints" / "step-1" / "weights"
+    inside.mkdir(parents=True)
+    more = ["--overwrite", "--epochs", 1, "--pretrained-checkpoint", tmp_path / which]
+    one_sentence(attempt("finetune.py", *tiny(digits, tmp_path, *more)), 2, "--overwrite would remove", "--output")
+    assert inside.is_dir()
+
+
+def test_validation_does_not_write_into_a_run(tmp_path, attempt):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text("a: 1")
+    done = attempt("validation.py", "--config", "digits_valid", "--output", tmp_path)
+    one_sentence(done, 2, "holds a run", "another --output")
+    assert (tmp_path / "config.yaml").read_text() == "a: 1"
 
 
 def test_missing_data(tmp_path, attempt):

@@ -320,6 +320,29 @@ def test_a_signal_is_passed_on(workplace):
         process.stdout.close()
 
 
+def test_ctrl_c_is_waited_for(workplace):
+    """A terminal interrupts script and run alike: the script ends when the run has saved, with its status."""
+    code = "def stop(*_): time.sleep(2); sys.exit(75)\nsignal.signal(signal.SIGINT, stop)\n"
+    stub(workplace, "torchrun", code + "print('ready', flush=True)\ntime.sleep(60)")
+    path = os.pathsep.join([str(workplace / "bin"), os.environ["PATH"]])
+    process = subprocess.Popen(
+        [SINGLE, "--launcher", "torchrun"],
+        cwd=workplace,
+        env=environment(PATH=path),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=30) == 75
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 def test_the_scripts_are_clean():
     scripts = ["run_singlehost.sh", "run_multihosts.sh", "scripts/launch.sh", "scripts/benchmark.sh"]
     for script in scripts:

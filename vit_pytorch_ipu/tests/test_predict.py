@@ -144,6 +144,7 @@ def test_the_checkpoint_says_mean_std_and_resize_unless_the_option_does():
     white = preparation.normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8))
     assert white.flatten().tolist() == pytest.approx([0.9 / 0.5, 0.8 / 0.4, 0.7 / 0.25])
     assert read_preparation({"size": {"shortest_edge": 36}}, 32, None).eval_resize == "crop"
+    assert read_preparation({"size": 36}, 32, None).eval_resize == "direct"  # as older files have it
     assert read_preparation({}, 32, None) == Preparation(32, "crop")
     assert read_preparation(described, 32, "crop").eval_resize == "crop"
     assert read_preparation({"do_normalize": False}, 32, None).std == (1.0, 1.0, 1.0)
@@ -248,3 +249,5 @@ def test_what_is_not_there_is_told(random_weights, tmp_path):
     save_weights(headless, tmp_path)
     with pytest.raises(UserError, match="has no classification head"):
         main(["--checkpoint", str(tmp_path), str(photo(tmp_path / "a.png"))])
+    with pytest.raises(UsageError, match="33×33 is not a multiple of the patch size"):
+        main(["--checkpoint", str(random_weights), str(tmp_path / "a.png"), "--image-size", "33"])

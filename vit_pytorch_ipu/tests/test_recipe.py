@@ -1,7 +1,11 @@
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from ipu_options import create_program
+from ipu.loaders import workers
+from ipu_options import create_program, training_options
 from options import FinetuneOptions
 from run.errors import UsageError
 from training import describe_run
@@ -50,3 +54,34 @@ def test_epochs_replace_steps_and_are_rounded_up_to_host_steps():
 def test_impossible_runs_are_refused(changes, processes, message):
     with pytest.raises(UsageError, match=message):
         derive(options(**changes), 100, ONE_PARAMETER, processes=processes)
+
+
+@pytest.mark.parametrize(
+    ("cores_of_host", "processes_here", "expected"),
+    [
+        (12, 4, 2),  # all see the same 12 cores
+        (48, 4, 11),  # each is bound to its own
+        (12, 1, 11),
+    ],
+)
+def test_loading_processes_share_the_cores_of_their_own_host(monkeypatch, cores_of_host, processes_here, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores_of_host)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes_here))
+    assert workers(SimpleNamespace(workers=None), 8 * processes_here) == expected
+    assert workers(SimpleNamespace(workers=0), 8) == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("POPTORCH_HOST_DEVICE", "gpu", "is 'gpu': use cpu, cuda or cuda:N"),
+        ("POPTORCH_HOST_NUMERICS", "exactly", "is 'exactly': use fast or exact"),
+    ],
+)
+def test_a_variable_that_says_nothing_is_told(monkeypatch, variable, value, said):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=said):
+        derive(options(training_steps=1), 100, ONE_PARAMETER, processes=1)
+    with pytest.raises(UsageError, match=said):
+        training_options(options(training_steps=1))

@@ -167,6 +167,26 @@ def test_sigterm_in_an_evaluation_saves_at_once_and_the_resumed_run_makes_it_up(
         assert (folder / "checkpoints" / name).read_text() == (uninterrupted / "checkpoints" / name).read_text()
 
 
+def test_a_run_killed_in_its_first_save_starts_again_from_its_pretrained_weights(digits, uninterrupted, tmp_path):
+    (tmp_path / "run" / "checkpoints" / ".saving-step-1").mkdir(parents=True)
+    origin = uninterrupted / f"step-{STEPS}"
+    more = ["--pretrained-checkpoint", origin, "--learning-rate", 0, "--training-steps", 1, "--resume"]
+    finetune.main(tiny(digits, tmp_path / "run", *more))
+    expected, found = final_weights(uninterrupted), load_file(newest(tmp_path / "run") / "weights/model.safetensors")
+    assert all((found[name] == value).all() for name, value in expected.items() if "classifier" not in name)
+
+
+def test_other_classes_cannot_be_resumed(digits, uninterrupted, tmp_path):
+    """Fewer of them, or as many with other labels, as when one was renamed."""
+    for name, change in (("fewer", shutil.rmtree), ("renamed", lambda path: path.rename(path.with_name("zero")))):
+        shutil.copytree(digits, tmp_path / name)
+        for split in ("train", "validation"):
+            change(tmp_path / name / split / "digit_0")
+        more = ["--training-steps", STEPS + 1, "--resume"]
+        with pytest.raises(UsageError, match=r"resumed with classes \d+ from digit_1 to .* \(was 10 from digit_0 to"):
+            finetune.main(arguments(tmp_path / name, uninterrupted, *more))
+
+
 def test_a_run_that_was_moved_resumes_without_its_pretrained_weights(digits, uninterrupted, tmp_path):
     origin, folder = tmp_path / "origin", tmp_path / "run"
     shutil.copytree(newest(uninterrupted) / "weights", origin)

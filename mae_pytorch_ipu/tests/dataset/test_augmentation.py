@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms.functional import center_crop
-from torchvision.transforms.functional import resize as torchvision_resize
 
-from dataset.augmentation import EvalPreparation, TrainAugmentation, seeded
+from dataset.augmentation import TrainAugmentation, seeded
 from dataset.transforms import random_crop_box, sample_generator
 
 RECIPE = {"auto_augment": "rand-m9-mstd0.5-inc1", "erase_probability": 0.25}
@@ -143,15 +141,3 @@ def box_of(mask):
     """Slices from the first to the last row and column of what is set."""
     sides = [torch.nonzero(mask.any(1 - axis)).flatten() for axis in (0, 1)]
     return [slice(int(side[0]), int(side[-1]) + 1) for side in sides]
-
-
-@pytest.mark.parametrize("height", [40, 200])
-def test_evaluation_resizes_to_cover_and_cuts_the_centre(height):
-    image = smooth(height, 56)
-    found = EvalPreparation((28, 28))(image)
-    shorter = torchvision_resize(image, 32, interpolation=Image.Resampling.BICUBIC, antialias=True)
-    assert found.dtype == torch.uint8
-    assert (found.int() - center_crop(shorter, [28, 28]).int()).abs().max() <= 4
-    whole = EvalPreparation((28, 20), crop=False, interpolation="bilinear")(image)
-    expected = torchvision_resize(image, [28, 20], antialias=True)
-    assert (whole.int() - expected.int()).abs().max() <= 1

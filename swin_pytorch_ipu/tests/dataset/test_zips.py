@@ -47,6 +47,15 @@ def test_a_map_numbers_the_images(tmp_path):
     ]
 
 
+def test_a_flat_map_takes_the_names_of_the_other_splits(tmp_path):
+    """Microsoft's val_map.txt, whose images lie in no class folders."""
+    archive(tmp_path, ["n01/1.png", "n02/1.png"], lines=["n01/1.png\t0", "n02/1.png\t1"])
+    archive(tmp_path, ["1.png", "2.png"], name="val", lines=["1.png\t1", "2.png\t0"])
+    assert ZipImages.open(str(tmp_path), "validation").classes == ["n01", "n02"]
+    archive(tmp_path, ["1.png", "2.png", "3.png"], name="val", lines=["1.png\t1", "2.png\t0", "3.png\t2"])
+    assert ZipImages.open(str(tmp_path), "validation").classes == ["class 0", "class 1", "class 2"]
+
+
 def test_classes_that_share_a_folder_are_numbered(tmp_path):
     archive(tmp_path, ["1.png", "2.png"], lines=["1.png\t1", "2.png\t0"])
     assert ZipImages.open(str(tmp_path), "train").classes == ["class 0", "class 1"]
@@ -70,6 +79,13 @@ SYNSETS = ["n00000001/a.png", "n00000002/b.png"]
 def test_refused(tmp_path, names, lines, says):
     archive(tmp_path, names, lines=lines)
     with pytest.raises(UserError, match=says):
+        ZipImages.open(str(tmp_path), "train")
+
+
+def test_a_map_that_is_no_text(tmp_path):
+    archive(tmp_path, ["a/1.png"])
+    (tmp_path / "train_map.txt").write_bytes(b"a/\xff.png\t0\n")
+    with pytest.raises(UserError, match=r"train_map.txt can't be read as UTF-8 text"):
         ZipImages.open(str(tmp_path), "train")
 
 

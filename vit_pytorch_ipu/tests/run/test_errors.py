@@ -202,7 +202,7 @@ def test_a_pipe_of_a_killed_loading_process(capsys, pipe, told_by_the_accessor):
 def test_a_missing_file_that_another_error_came_from_is_not_a_loading_process(capsys):
     def main(argv):
         try:
-            open("/nowhere/file")
+            Path("/nowhere/file").read_text()
         except OSError as error:
             raise ValueError("bad") from error
 

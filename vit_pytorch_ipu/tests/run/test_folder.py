@@ -116,6 +116,16 @@ def test_resuming_without_a_checkpoint_starts_afresh_and_says_so(tmp_path, capsy
     assert "nothing to resume in %s" % tmp_path in capsys.readouterr().out
 
 
+def test_what_a_killed_first_save_left_is_nothing_to_resume(tmp_path, capsys):
+    (tmp_path / "checkpoints" / ".saving-step-3").mkdir(parents=True)
+    with open_run(tmp_path, resume=True) as folder:
+        assert not folder.resuming
+    assert "nothing to resume in %s" % tmp_path in capsys.readouterr().out
+    (tmp_path / "checkpoints" / ".replaced-step-2").mkdir()  # which was whole
+    with open_run(tmp_path, resume=True) as folder:
+        assert folder.resuming
+
+
 def test_resume_and_overwrite_contradict(tmp_path):
     with pytest.raises(UsageError, match="give one of them"):
         with open_run(tmp_path, resume=True, overwrite=True):

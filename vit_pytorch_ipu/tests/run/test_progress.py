@@ -14,7 +14,7 @@ import termios
 
 import pytest
 
-from run.progress import Progress, track
+from run.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -174,8 +174,3 @@ def test_a_real_terminal(columns, monkeypatch):
         assert {len(line) for line in lines} == {columns - 1}
     else:
         assert lines[-1].endswith("samples/sec]")
-
-
-def test_track_passes_everything_through(capsys):
-    assert list(track(range(5), "evaluating")) == [0, 1, 2, 3, 4]
-    assert capsys.readouterr() == ("", "")
