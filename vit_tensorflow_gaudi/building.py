@@ -98,5 +98,12 @@ def check_same_run(before: Dict[str, Any], now: Dict[str, Any]) -> None:
     """UsageError if a run can't be the one that is to be resumed."""
     old, new = before["options"], now["options"]
     changed = [f"{name} {new[name]} (was {old.get(name)})" for name in (*RECIPE, "seed") if new[name] != old.get(name)]
+    if before["class_names"] != now["class_names"]:
+        changed.append(f"classes {_classes(now)} (was {_classes(before)})")
     if changed:
         raise UsageError(f"the run can't go on with {', '.join(changed)}: leave that as it was")
+
+
+def _classes(config: Dict[str, Any]) -> str:
+    names = config["class_names"]
+    return f"{len(names)} from {names[0]} to {names[-1]}" if names else "without names"

@@ -40,6 +40,12 @@ def is_run(path: Path) -> bool:
     return (path / "config.json").is_file()
 
 
+def holds(run: Path, path: Path) -> bool:
+    """Whether `path` is the run folder, or among what a run writes there."""
+    run, path = run.resolve(), path.resolve()
+    return is_run(run) and (path == run or any(run / name in (path, *path.parents) for name in CONTENTS))
+
+
 @contextmanager
 def open_run(path: Path, *, resuming: bool, overwrite: bool, workers: Workers) -> Iterator[Path]:
     """Make and lock the folder for the time of the context; the first process does it.

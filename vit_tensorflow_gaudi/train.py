@@ -9,7 +9,7 @@ from typing import Any, Optional, Sequence
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: errors only
 
 from command_line import parse
-from errors import entry_point
+from errors import UsageError, entry_point
 from launcher import say
 from options import TrainOptions, table
 
@@ -76,6 +76,10 @@ def train(options: TrainOptions, device: str, workers: Any) -> None:
     config = building.describe_run(options, device, model, shards.class_names, seed, recipe.steps_per_epoch)
     say(f"run folder: {folder}, seed {seed}\n{recipe}")
     resuming = bool(resume) and Path(str(resume)).absolute() == folder.absolute()
+    if options.overwrite and run_folder.holds(folder, Path(options.weights)):
+        raise UsageError(
+            f"--overwrite would remove {options.weights}, the weights to start from: give another --output"
+        )
     with run_folder.open_run(folder, resuming=resuming, overwrite=options.overwrite, workers=workers):
         with workers.scope():
             optimizer, rate = make_optimizer(options.optimizer, options.weight_decay)

@@ -1,5 +1,6 @@
 """Killed, stopped, damaged: a resumed run is the run that was never interrupted, bit for bit."""
 
+import json
 import random
 import shutil
 import signal
@@ -193,6 +194,23 @@ def test_another_recipe_can_not_be_resumed_and_leaves_no_trace(digits, uninterru
     with pytest.raises(UsageError, match=said):
         train.main(resumed(digits, uninterrupted, *map(str, flags)))
     assert (uninterrupted / "config.json").read_bytes() == before
+
+
+def test_other_classes_can_not_be_resumed(digits, uninterrupted, tmp_path):
+    """As many, but one with another name: labels may mean something else."""
+    other = shutil.copytree(digits, tmp_path / "other")
+    names = json.loads((uninterrupted / "config.json").read_text())["class_names"]
+    (other / "dataset_info.json").write_text(json.dumps({"classes": ["renamed", *names[1:]]}))
+    with pytest.raises(UsageError, match=r"classes 10 from renamed to .* \(was 10 from "):
+        train.main(resumed(other, uninterrupted))
+
+
+@pytest.mark.parametrize("place", ["", "weights.npz", "checkpoints"])
+def test_overwriting_the_weights_to_start_from_is_refused(digits, uninterrupted, place):
+    flags = ["--overwrite", "--weights", uninterrupted / place]
+    with pytest.raises(UsageError, match=r"--overwrite would remove .*, the weights to start from"):
+        train.main([*arguments(digits, uninterrupted), *map(str, flags)])
+    assert (uninterrupted / "weights.npz").is_file()
 
 
 def test_a_run_that_was_moved_goes_on_with_its_seed_and_another_output(digits, uninterrupted, tmp_path):
