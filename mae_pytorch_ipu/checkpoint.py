@@ -8,7 +8,7 @@ from typing import Any, Dict, NamedTuple, Optional, Union
 from models import PRETRAINING, SIZES, Model, create_model
 from preparation import Preparation, read_preparation
 from run import weight_files
-from run.checkpoints import find
+from run.checkpoints import best_of_run
 from run.errors import UserError
 from run.load_report import LoadReport
 from weights import load_weights, no_decoder, read_config, read_description
@@ -25,11 +25,7 @@ class Loaded(NamedTuple):
 
 def locate(path: Union[str, Path]) -> Path:
     """Weights that a user means: a run folder's best ones, the latest of a run without a metric, or those at `path`."""
-    place = Path(path)
-    if (place / "checkpoints").is_dir():
-        has_best = (place / "checkpoints" / "best.json").is_file()
-        place = find(place, "best" if has_best else "latest")
-    return weight_files.locate(place)
+    return weight_files.locate(best_of_run(path))
 
 
 def load_model(

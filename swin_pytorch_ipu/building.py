@@ -17,7 +17,7 @@ from placement import remap_activations
 from poptorch_host.backend import is_host
 from remapping import load_library
 from run import weight_files
-from run.checkpoints import find
+from run.checkpoints import best_of_run, find
 from run.errors import UsageError, UserError
 from run.launcher import say
 from weights import load_weights, read_class_names
@@ -56,20 +56,12 @@ def build_model(options: TrainOptions, classes: List[str], *, pretrained: bool =
     """
     model = build_network(options, classes)
     if pretrained and options.pretrained_model:
-        weights = _best_of_run(options.pretrained_model)
+        weights = best_of_run(options.pretrained_model)
         head = {"new_head": options.new_head} if options.new_head is not None else head_of(weights, classes)
         say(str(load_weights(model, weights, **head)))
     elif pretrained:
         say("no --pretrained-model: the weights are random")
     return prepared(model, options)
-
-
-def _best_of_run(path: str) -> str:
-    """A run folder's best checkpoint, the latest of a run that was never evaluated; anything else as it is."""
-    checkpoints = Path(path) / "checkpoints"
-    if not checkpoints.is_dir():
-        return path
-    return str(find(path, "best" if (checkpoints / "best.json").is_file() else "latest"))
 
 
 def prepared(model: SwinTransformer, options: Options) -> SwinTransformer:

@@ -28,7 +28,7 @@ def find_images(words: Sequence[str]) -> List[Path]:
         below = [file for match in matches if os.path.isdir(match) for file in sorted(Path(match).rglob("*"))]
         files += [file for file in below if file.suffix.lower() in IMG_EXTENSIONS and file.is_file()]
         if not files:
-            raise UserError(f"{word} holds no image: check the path")
+            raise UserError(f"there is no image at {word}: check the path")
         found.update(dict.fromkeys(file for file in files if not file.name.endswith(PICTURES)))
     if words and not found:
         raise UserError(f"{words[0]} holds only pictures that were made of images: check the path")

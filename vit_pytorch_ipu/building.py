@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Tuple, Union
+from typing import List, Tuple
 
 import torch
 
@@ -11,7 +11,7 @@ from models import create_model
 from models.vit import VisionTransformer
 from options import FinetuneOptions, PretrainOptions, ValidationOptions
 from pipeline import place
-from run.checkpoints import find
+from run.checkpoints import best_of_run, find
 from run.distributed import is_main
 from run.errors import UsageError, UserError
 from weights import load_weights, read_class_names, read_config
@@ -81,14 +81,6 @@ def load_trained_model(options: ValidationOptions, classes: List[str]) -> Tuple[
     _convert(model, options.precision)
     place(model, options.layers_per_ipu)
     return model, place_of_weights
-
-
-def best_of_run(path: str) -> Union[str, Path]:
-    """A run folder's best checkpoint, the latest of a run that was never evaluated; anything else as it is."""
-    checkpoints = Path(path) / "checkpoints"
-    if not checkpoints.is_dir():
-        return path
-    return find(path, "best" if (checkpoints / "best.json").is_file() else "latest")
 
 
 def _check_classes(weights: Path, classes: List[str]) -> None:

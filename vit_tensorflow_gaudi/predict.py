@@ -71,7 +71,7 @@ def find_images(words: Sequence[str]) -> List[Path]:
         below = [path for match in matches if match.is_dir() for path in sorted(match.rglob("*"))]
         files += [path for path in below if path.suffix.lower() in _SUFFIXES and path.is_file()]
         if not files:
-            raise UserError(f"{word} holds no image: check the path")
+            raise UserError(f"there is no image at {word}: check the path")
         found.update(dict.fromkeys(files))
     if not found:
         raise UserError("no image was given: name files or folders")

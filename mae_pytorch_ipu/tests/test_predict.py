@@ -209,7 +209,7 @@ def test_what_is_not_there_is_told(attempt, checkpoint, tmp_path):
     save_weights(classifier(0, image_size=32, patch_size=8, global_pool=False), tmp_path / "headless")
     save_weights(classifier(3, image_size=32, patch_size=8, in_channels=1), tmp_path / "grey")
     for words, said in (
-        ([checkpoint, tmp_path / "no*.png"], "holds no image"),
+        ([checkpoint, tmp_path / "no*.png"], "there is no image at"),
         ([tmp_path / "mae", path], "has no classification head"),
         ([tmp_path / "headless", path], "has no classification head"),
         ([tmp_path / "grey", path], "wants images of 1 channels"),

@@ -311,7 +311,7 @@ def test_what_makes_no_sense_is_refused(words, said):
 
 
 def test_what_is_not_there_is_told(random_weights, tmp_path):
-    with pytest.raises(UserError, match="holds no image"):
+    with pytest.raises(UserError, match="there is no image at"):
         main(["--checkpoint", str(random_weights), str(tmp_path / "*.png")])
     headless = create_model(NAME, num_classes=0, **SIZES)
     save_weights(headless, tmp_path)

@@ -204,7 +204,7 @@ def test_what_makes_no_sense_is_refused(attempt, words, said):
 def test_what_is_not_there_is_told(weights, attempt, tmp_path):
     done = attempt("predict.py", "--checkpoint", weights, tmp_path / "*.png")
     assert done.status == 1
-    assert "holds no image" in done.error
+    assert "there is no image at" in done.error
     headless = create_model("ViT-B_16", image_size=32, num_classes=0, **SIZES)
     save_weights(headless, tmp_path)
     done = attempt("predict.py", "--checkpoint", tmp_path, photo(tmp_path / "a.png"))

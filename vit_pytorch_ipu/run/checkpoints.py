@@ -235,10 +235,19 @@ def find(path: Union[str, Path], which: Union[str, int] = "latest") -> Path:
     checkpoints = Checkpoints(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
     found = checkpoints.find(which)
     if found is None:
-        unmeasured = which == "best" and checkpoints.find() is not None
-        remedy = "none has a metric, ask for the latest" if unmeasured else "train first or give another folder"
+        remedy = "train first or give another folder"
+        if which == "best" and checkpoints.find() is not None:
+            remedy = "none has a metric, ask for %s" % (path / "latest")
         raise UserError("%s has no %s checkpoint: %s" % (path, which, remedy))
     return found
+
+
+def best_of_run(path: Union[str, Path]) -> str:
+    """A run folder's best checkpoint, the latest of a run that was never evaluated; any other path or name as it is."""
+    checkpoints = Path(path) / "checkpoints"
+    if not checkpoints.is_dir():
+        return str(path)
+    return str(Checkpoints(checkpoints).find("best") or find(path))
 
 
 def _newest_first(manifests: Mapping[Path, Manifest]) -> List[Path]:

@@ -11,7 +11,6 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from scipy import ndimage
 
-from building import best_of_run
 from models import create_model
 from run.checkpoints import Checkpoints
 from run.errors import UserError
@@ -210,13 +209,3 @@ def test_an_interrupted_save_leaves_the_old_weights(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_weights(tiny(seed=1), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize(("metrics", "step"), [((0.9, 0.1), 1), ((0.1, 0.9), 2), ((None, None), 2)])
-def test_training_starts_from_the_best_checkpoint_of_a_run(tmp_path, metrics, step):
-    """The latest of a run that was never evaluated."""
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    for number, metric in enumerate(metrics, 1):
-        checkpoints.save(number, {}, metric=metric)
-    assert best_of_run(str(tmp_path)) == tmp_path / "checkpoints" / f"step-{step}"
-    assert best_of_run("google/vit-base-patch16-224-in21k") == "google/vit-base-patch16-224-in21k"

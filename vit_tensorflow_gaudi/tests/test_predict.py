@@ -73,9 +73,9 @@ def test_bad_images_are_told_and_the_others_named(run, images, attempt):
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["/nowhere.png"], 1, "/nowhere.png holds no image"),
+        (["/nowhere.png"], 1, "there is no image at /nowhere.png"),
         ([], 1, "no image was given"),
-        (["--checkpoint", "/nowhere", "x.png"], 1, "x.png holds no image"),
+        (["--checkpoint", "/nowhere", "x.png"], 1, "there is no image at x.png"),
         (["--image_size", 5, "x"], 2, "--image_size has no effect here"),
         (["--tpo", 5], 2, "did you mean --top"),
     ],

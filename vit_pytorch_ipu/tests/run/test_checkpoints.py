@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from run import checkpoints as module
-from run.checkpoints import Checkpoints, find, verify
+from run.checkpoints import Checkpoints, best_of_run, find, verify
 from run.errors import UserError
 from run.manifest import write_manifest
 
@@ -281,5 +281,15 @@ def test_find_takes_a_run_folder_its_checkpoints_one_of_them_or_a_last_word(kept
 def test_best_without_a_metric_names_the_remedy(kept, tmp_path):
     kept.save(1, state_of(1))
     assert kept.load("best") is None
-    with pytest.raises(UserError, match="no best checkpoint: none has a metric, ask for the latest"):
+    with pytest.raises(UserError, match=r"no best checkpoint: none has a metric, ask for .*/latest"):
         find(tmp_path, "best")
+
+
+@pytest.mark.parametrize(("metrics", "step"), [((0.9, 0.1), 1), ((0.1, 0.9), 2), ((None, None), 2)])
+def test_the_best_checkpoint_of_a_run(tmp_path, metrics, step):
+    """The latest of a run that was never evaluated."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for number, metric in enumerate(metrics, 1):
+        checkpoints.save(number, {}, metric=metric)
+    assert best_of_run(str(tmp_path)) == str(tmp_path / "checkpoints" / f"step-{step}")
+    assert best_of_run("google/vit-base-patch16-224-in21k") == "google/vit-base-patch16-224-in21k"
