@@ -29,8 +29,11 @@ class PredictOptions:
     model: str = option("ViT-B_16", "variant of the weight file", choices=MODELS, only=_FILE)
     image_size: int = option(384, "side of the square input in pixels", minimum=1, only=_FILE)
     top: int = option(5, "classes per image", minimum=1)
-    eval_resize: str = option(
-        "crop", "crop: short side, then the centre; squash: both sides", choices=("crop", "squash")
+    eval_resize: Optional[str] = option(
+        None,
+        "crop: short side, then the centre; squash: both sides",
+        choices=("crop", "squash"),
+        shown="as the run evaluates, else crop",
     )
     json: bool = option(False, "print JSON")
     debug: bool = option(False, "show where in the program an error comes from")
@@ -42,11 +45,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     about = (__doc__ or "").split(":")[0]
     options = parse(PredictOptions, arguments, script="predict.py", description=about, rest="images")
     paths = find_images(options.images)
-    model, names = load(options)
+    model, names, resize = load(options)
     bad: Dict[str, str] = {}
     records = []
     for begin in range(0, len(paths), _BATCH):
-        for record in predict(model, names, paths[begin : begin + _BATCH], options, bad):
+        for record in predict(model, names, paths[begin : begin + _BATCH], resize, options.top, bad):
             records.append(record)
             if not options.json:
                 print(table(record), flush=True)
@@ -78,8 +81,8 @@ def find_images(words: Sequence[str]) -> List[Path]:
     return list(found)
 
 
-def load(options: PredictOptions) -> Tuple[Any, Sequence[str]]:
-    """The model and the names of its classes: a run's own, else numbers from 1."""
+def load(options: PredictOptions) -> Tuple[Any, Sequence[str], str]:
+    """The model, the names of its classes and how images are resized: a run's own, else numbers from 1 and "crop"."""
     import building
     import weights
     from models import ViTConfig, create_model
@@ -94,15 +97,15 @@ def load(options: PredictOptions) -> Tuple[Any, Sequence[str]]:
             options.model, image_size=options.image_size, num_classes=len(head), representation=representation
         )
         weights.assign(model, arrays, str(path), new_head=False)
-        return model, [str(number + 1) for number in range(len(head))]
+        return model, [str(number + 1) for number in range(len(head))], options.eval_resize or "crop"
     config = building.run_config(path)
     model = create_model(config=ViTConfig(**config["vit"]))
     print(building.load_any(model, path), file=sys.stderr, flush=True)
-    return model, config["class_names"]
+    return model, config["class_names"], options.eval_resize or config["options"].get("eval_resize", "crop")
 
 
 def predict(
-    model: Any, names: Sequence[str], paths: Sequence[Path], options: PredictOptions, bad: Dict[str, str]
+    model: Any, names: Sequence[str], paths: Sequence[Path], resize: str, top: int, bad: Dict[str, str]
 ) -> List[Dict[str, Any]]:
     """A record for each image that can be read; the others go to `bad`, name → reason."""
     import tensorflow as tf
@@ -115,14 +118,14 @@ def predict(
     for path in paths:
         data = path.read_bytes()
         try:
-            pixels.append(plain_image(tf.constant(data), size, options.eval_resize))
+            pixels.append(plain_image(tf.constant(data), size, resize))
             good.append(path)
         except tf.errors.InvalidArgumentError:
             bad[str(path)] = reason(data)
     if not good:
         return []
     shares = tf.nn.softmax(model(normalise(tf.stack(pixels)), training=False))  # (B, S, S, 3) -> (B, C)
-    best = tf.math.top_k(shares, min(options.top, shares.shape[1]))
+    best = tf.math.top_k(shares, min(top, shares.shape[1]))
     return [
         {
             "image": str(path),

@@ -1,6 +1,7 @@
 """predict.py: names and probabilities of images, files that are none."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from weights import load_npz
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict") / "run"
-    train.main(tiny(digits, folder, "--epochs", "1", "--steps_per_epoch", "2"))
+    rate = ["--initial_lr", "0.5"]  # the head begins with zeros: no image matters yet
+    train.main(tiny(digits, folder, "--epochs", "1", "--steps_per_epoch", "4", *rate))
     return folder
 
 
@@ -38,6 +40,20 @@ def test_a_run_names_a_folders_images(run, images, attempt):
         str(images / name) for name in ("a.png", "b.png", "more/c.PNG")
     ]
     assert len(lines) == 3 * 4
+
+
+def test_images_are_resized_as_the_run_evaluates(run, images, tmp_path, attempt):
+    squashing = shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["eval_resize"] = "squash"
+    (squashing / "config.json").write_text(json.dumps(config))
+
+    def predicted(checkpoint, *more):
+        done = attempt("predict.py", "--checkpoint", checkpoint, images / "a.png", "--json", *more)
+        return json.loads(done.output)["predictions"]
+
+    assert predicted(squashing) == predicted(run, "--eval_resize", "squash")
+    assert predicted(squashing) != predicted(run) == predicted(squashing, "--eval_resize", "crop")
 
 
 def test_json_holds_the_models_probabilities(images, tmp_path, attempt):
