@@ -61,7 +61,7 @@ decoder = ["--decoder_embed_dim", "16", "--decoder_depth", "4", "--decoder_num_h
 decoder += ["--pipeline", *"11111111", "--remap", "false"]
 main_pretrain.main(["--config", "vit_base_pod16", *tiny, *decoder, "--output", folder + "/p"])
 encoder = [(f"encoder{i}", i) for i in range(4)]
-decoder = [("decoder_embed", 0), *[(f"decoder{i}", i) for i in range(4)], ("prediction", 3)]
+decoder = [*[(f"decoder{i}", i) for i in range(4)], ("decoder_embed", 0), ("prediction", 3)]
 assert fake_sdk.BLOCKS == encoder + decoder, fake_sdk.BLOCKS
 fake_sdk.BLOCKS.clear()
 more = ["--pipeline", *"1111", "--nb_classes", "10"]

@@ -6,7 +6,6 @@ from typing import Callable, TypeVar
 
 import torch
 
-from poptorch_host.errors import SettingError
 from run.errors import UsageError
 
 T = TypeVar("T")
@@ -42,6 +41,8 @@ def check() -> None:
 
 
 def _read(setting: Callable[[], T]) -> T:
+    from poptorch_host.errors import SettingError
+
     try:
         return setting()
     except SettingError as error:
