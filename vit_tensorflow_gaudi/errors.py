@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 import traceback
 from typing import Callable, NoReturn, Optional, Sequence
 
 from launcher import place
 
+FIRST_SPEAKS = 5.0  # seconds that the others leave the first process to tell of wrong usage
 _DISK_FULL = os.strerror(errno.ENOSPC)
 
 
@@ -69,8 +71,10 @@ def _complain(sentence: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     here = place()
-    # All processes have the same command line and stop together: one voice is enough for these.
-    if here.rank == 0 or code not in (UsageError.exit_code, Stopped.exit_code):
+    if here.rank and code == UsageError.exit_code:
+        # All have the same command line: the first one says it, and its end is that of all, unless it is well.
+        time.sleep(FIRST_SPEAKS)
+    if here.rank == 0 or code != Stopped.exit_code:  # all stop together: one voice is enough
         prefix = f"[rank {here.rank}] " if here.size > 1 else ""
         print(prefix + sentence, file=sys.stderr, flush=True)
     return code

@@ -8,12 +8,14 @@ import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from typing import Callable, NoReturn, Optional, Sequence, Tuple, Type
 
 from .memory import keep_freed_memory
 
 EXIT_INTERRUPTED = 130
+FIRST_SPEAKS = 5.0  # seconds that the others leave the first process to tell of wrong usage
 EXIT_BROKEN_PIPE = 141
 FALSE_WORDS = ("false", "f", "0", "no", "n")
 TRUE_WORDS = ("true", "t", "1", "yes", "y")
@@ -83,8 +85,10 @@ def _run(
     except shown as error:
         label = "stopped" if isinstance(error, Stopped) else "error"
         code = getattr(error, "exit_code", 1)
-        if code != UsageError.exit_code or _rank() in ("", "0"):  # every process has the same command line
-            _complain(label, str(error) or type(error).__name__, debug)
+        if code == UsageError.exit_code and _rank() not in ("", "0"):
+            # All have the same command line: the first one says it and its launcher ends the others, unless it is well.
+            time.sleep(FIRST_SPEAKS)
+        _complain(label, str(error) or type(error).__name__, debug)
         return int(code)
     except BrokenPipeError as error:
         if _output_is_closed():

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import distributed
+import errors
 from distributed import cluster, flat, unflat
 from errors import UsageError, UserError
 from launcher import Place, place
@@ -136,6 +137,23 @@ def test_two_processes_train_as_one_does(digits, one_process, tmp_path, reductio
     assert found[-1]["samples"] == 37  # of which two workers' batches of 4 hold 40
     whole, parts = final_weights(one_process), final_weights(tmp_path / "run")
     assert max(float(np.abs(whole[name] - parts[name]).max()) for name in whole) < 2e-6
+
+
+@pytest.mark.parametrize(("rank", "waits"), [(0, []), (1, [errors.FIRST_SPEAKS])])
+def test_wrong_usage_is_left_to_the_first_process(monkeypatch, capsys, rank, waits):
+    """Whoever ends first ends all, so the others wait before they tell it."""
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", str(rank))
+    waited = []
+    monkeypatch.setattr("errors.time.sleep", waited.append)
+
+    def main(_):
+        raise errors.UsageError("wrong")
+
+    with pytest.raises(SystemExit):
+        errors.entry_point(main, [])
+    assert waited == waits
+    assert capsys.readouterr().err == f"[rank {rank}] error: wrong\n"
 
 
 def test_a_failing_rank_ends_all_with_one_sentence(digits, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from run.errors import Stopped, UsageError, UserError, entry_point
+from run.errors import FIRST_SPEAKS, Stopped, UsageError, UserError, entry_point
 from run.files import write_atomically
 
 
@@ -117,13 +117,18 @@ def test_no_traceback_without(capsys, argv):
     assert "Traceback" not in outcome(capsys, ValueError("wrong"), argv)[1]
 
 
-def test_several_processes_say_which_one_but_repeat_no_usage_errors(capsys, monkeypatch):
+def test_several_processes_say_which_one_and_leave_usage_errors_to_the_first(capsys, monkeypatch):
+    waited = []
+    monkeypatch.setattr("run.errors.time.sleep", waited.append)
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert outcome(capsys, UserError("wrong")) == (1, "[rank 3] error: wrong\n")
-    assert outcome(capsys, UsageError("wrong")) == (2, "")
+    assert not waited
+    assert outcome(capsys, UsageError("wrong")) == (2, "[rank 3] error: wrong\n")  # if it is still there then
+    assert waited == [FIRST_SPEAKS]
     monkeypatch.setenv("RANK", "0")
     assert outcome(capsys, UsageError("wrong")) == (2, "[rank 0] error: wrong\n")
+    assert waited == [FIRST_SPEAKS]
 
 
 def test_command_line_is_read_where_no_words_are_given(capsys, monkeypatch):
